@@ -1,0 +1,262 @@
+// Parallel loops on a small pool of our own threads.
+//
+//   parallel_for(n, [&](index_t i) { ... });      // calls f(0) ... f(n - 1), each exactly once
+//
+// The split is static: worker t of w takes the indices t, t + w, t + 2w, ... A caller cuts its work
+// into tiles by shape alone and lets index i own tile i, so a result never depends on the number of
+// threads. (Dealing round robin, not in blocks, also balances causal work, where tile i costs i.)
+//
+// Rules
+//   * Pool size: RAPT_NUM_THREADS in the environment, else the cores this process may use;
+//     set_num_threads(n) changes it. n counts the calling thread.
+//   * One loop runs on the pool at a time. A loop inside a loop, or a second caller meanwhile, runs
+//     on its own thread alone: no deadlock, no oversubscription, the same result.
+//   * Workers spin for a moment after a loop, then sleep, so that the many short loops of a decode
+//     step do not each pay for a wake-up.
+//   * After fork() the child has no workers; its first loop starts a pool of its own.
+//   * An exception thrown by f is rethrown to the caller after all workers have stopped (the one of
+//     the lowest worker, if several threw).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "rapt/core/config.hpp"
+#include "rapt/core/error.hpp"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+namespace rapt {
+
+namespace detail {
+
+class ThreadPool {
+ public:
+  using Task = void (*)(void* context, int worker, int workers);
+
+  static ThreadPool& instance() {
+    // Never destroyed: a static destructor elsewhere may still run a loop.
+    static ThreadPool* pool = [] {
+      auto* fresh = new ThreadPool;
+      current() = fresh;
+#if defined(__unix__) || defined(__APPLE__)
+      // The child of a fork inherits none of the threads: forget them. What they held leaks, once.
+      pthread_atfork(nullptr, nullptr, [] { current()->forget_workers(); });
+#endif
+      return fresh;
+    }();
+    return *pool;
+  }
+
+  int size() const { return size_.load(std::memory_order_relaxed); }
+
+  void resize(int threads) {
+    const std::lock_guard<std::mutex> owner(shared_->owner);
+    stop();
+    size_.store(threads, std::memory_order_relaxed);
+  }
+
+  /// Runs task on `size()` workers, the caller being worker 0; inline when the pool is busy.
+  void run(Task task, void* context, index_t items) {
+    const int wanted = static_cast<int>(items < size() ? items : size());
+    if (wanted <= 1 || inside_loop()) {
+      task(context, 0, 1);
+      return;
+    }
+    // A reference of our own: fork() in another thread may replace shared_.
+    const std::shared_ptr<Shared> shared = shared_;
+    std::unique_lock<std::mutex> owner(shared->owner, std::try_to_lock);
+    if (!owner.owns_lock()) {
+      task(context, 0, 1);
+      return;
+    }
+    start(size());
+    Shared& s = *shared;
+    s.task = task;
+    s.context = context;
+    s.workers = wanted;
+    s.remaining.store(wanted - 1, std::memory_order_relaxed);
+    for (auto& error : s.errors) error = nullptr;
+    {
+      const std::lock_guard<std::mutex> lock(s.mutex);
+      s.generation.fetch_add(1, std::memory_order_release);
+    }
+    if (s.sleepers.load(std::memory_order_seq_cst) > 0) s.wake.notify_all();
+    work(s, 0);
+    for (int spins = 0; s.remaining.load(std::memory_order_acquire) > 0; ++spins) {
+      if (spins < kSpins)
+        pause();
+      else
+        std::this_thread::yield();
+    }
+    for (auto& error : s.errors)
+      if (error) std::rethrow_exception(std::exchange(error, nullptr));
+  }
+
+ private:
+  static constexpr int kSpins = 20000;  // roughly 50-100 microseconds
+
+  struct Shared {
+    std::mutex owner;  // held by the caller whose loop is running
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::atomic<unsigned> generation{0};
+    std::atomic<int> sleepers{0};
+    std::atomic<int> remaining{0};
+    std::atomic<bool> stopping{false};
+    Task task = nullptr;
+    void* context = nullptr;
+    int workers = 0;
+    std::vector<std::exception_ptr> errors;
+  };
+
+  ThreadPool() : shared_(std::make_shared<Shared>()), size_(default_size()) {}
+
+  static ThreadPool*& current() {
+    static ThreadPool* pool = nullptr;
+    return pool;
+  }
+  static bool& inside_loop() {
+    static thread_local bool inside = false;
+    return inside;
+  }
+  static void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  static int default_size() {
+    if (const char* text = std::getenv("RAPT_NUM_THREADS")) {
+      char* end = nullptr;
+      const long n = std::strtol(text, &end, 10);
+      if (end != text && *end == '\0' && n >= 1 && n <= 4096) return static_cast<int>(n);
+    }
+#if defined(__linux__)
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+      const int n = CPU_COUNT(&allowed);
+      if (n > 0) return n;
+    }
+#endif
+    const unsigned n = std::thread::hardware_concurrency();
+    return n > 0 ? static_cast<int>(n) : 1;
+  }
+
+  static void work(Shared& s, int worker) {
+    inside_loop() = true;
+    try {
+      s.task(s.context, worker, s.workers);
+    } catch (...) {
+      s.errors[static_cast<std::size_t>(worker)] = std::current_exception();
+    }
+    inside_loop() = false;
+  }
+
+  void start(int threads) {
+    if (static_cast<int>(threads_.size()) == threads - 1) return;
+    shared_->errors.resize(static_cast<std::size_t>(threads));
+    const unsigned generation = shared_->generation.load();
+    try {
+      for (int worker = static_cast<int>(threads_.size()) + 1; worker < threads; ++worker)
+        threads_.emplace_back(loop, shared_, worker, generation);
+    } catch (...) {
+      stop();
+      throw;
+    }
+  }
+
+  void stop() {
+    if (threads_.empty()) return;
+    {
+      const std::lock_guard<std::mutex> lock(shared_->mutex);
+      shared_->stopping.store(true);
+      shared_->generation.fetch_add(1, std::memory_order_release);
+    }
+    shared_->wake.notify_all();
+    for (auto& thread : threads_) thread.join();
+    threads_.clear();
+    shared_->stopping.store(false);
+  }
+
+  void forget_workers() {
+    for (auto& thread : threads_) new (&thread) std::thread;  // no thread of that name runs here
+    threads_.clear();
+    new (&shared_) std::shared_ptr<Shared>(std::make_shared<Shared>());
+    inside_loop() = false;
+  }
+
+  static void loop(std::shared_ptr<Shared> shared, int worker, unsigned seen) {
+    Shared& s = *shared;
+    for (;;) {
+      unsigned now = s.generation.load(std::memory_order_acquire);
+      for (int spins = 0; now == seen && spins < kSpins; ++spins) {
+        pause();
+        now = s.generation.load(std::memory_order_acquire);
+      }
+      if (now == seen) {
+        std::unique_lock<std::mutex> lock(s.mutex);
+        s.sleepers.fetch_add(1, std::memory_order_seq_cst);
+        s.wake.wait(lock, [&] { return s.generation.load(std::memory_order_acquire) != seen; });
+        s.sleepers.fetch_sub(1, std::memory_order_seq_cst);
+        now = s.generation.load(std::memory_order_acquire);
+      }
+      seen = now;
+      if (s.stopping.load(std::memory_order_acquire)) return;
+      if (worker < s.workers) {
+        work(s, worker);
+        s.remaining.fetch_sub(1, std::memory_order_acq_rel);
+      }
+    }
+  }
+
+  std::shared_ptr<Shared> shared_;
+  std::vector<std::thread> threads_;
+  std::atomic<int> size_;
+};
+
+}  // namespace detail
+
+/// Threads that parallel_for uses, the caller included.
+inline int num_threads() { return detail::ThreadPool::instance().size(); }
+
+/// Waits for a running loop, then changes the number of threads. Throws ValueError below 1.
+inline void set_num_threads(int threads) {
+  if (threads < 1 || threads > 4096)
+    throw ValueError(
+        detail::text("set_num_threads: threads is ", threads, ", expected 1 to 4096"));
+  detail::ThreadPool::instance().resize(threads);
+}
+
+/// f(i) for every i in [0, n), on the pool.
+template <class F>
+void parallel_for(index_t n, F&& f) {
+  if (n <= 0) return;
+  if (n == 1) {
+    f(index_t{0});
+    return;
+  }
+  struct Context {
+    std::remove_reference_t<F>* f;
+    index_t n;
+  } context{&f, n};
+  detail::ThreadPool::instance().run(
+      [](void* opaque, int worker, int workers) {
+        const Context& c = *static_cast<const Context*>(opaque);
+        for (index_t i = worker; i < c.n; i += workers) (*c.f)(i);
+      },
+      &context, n);
+}
+
+}  // namespace rapt
