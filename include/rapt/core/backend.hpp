@@ -23,24 +23,10 @@
 
 #include "rapt/core/config.hpp"
 #include "rapt/core/dtype.hpp"
+#include "rapt/core/kinds.hpp"
 #include "rapt/core/tensor.hpp"
 
 namespace rapt {
-
-/// act(x) of a gated feed-forward layer, out = act(gate) * up.
-enum class Activation {
-  silu,       // x / (1 + exp(-x))                                         SwiGLU
-  gelu_tanh,  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))           GeGLU, Gemma
-  gelu_erf,   // 0.5 x (1 + erf(x / sqrt(2)))                              BERT
-  sigmoid,    // 1 / (1 + exp(-x))                                         output gates
-};
-
-/// How rotary pairs lie in the channels of a head; specs: rope/rope.hpp.
-enum class RopeLayout {
-  rotate_half,          // channel c with c + r/2            (NeoX, Hugging Face)
-  interleaved,          // channel 2c with 2c + 1            (GPT-J, GGUF llama, DeepSeek)
-  interleaved_to_half,  // reads 2c, 2c + 1; writes c, c + r/2
-};
 
 /// Bias [n] (absent: none); accumulate: out is added to instead of overwritten.
 template <class T, class B>

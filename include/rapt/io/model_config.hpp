@@ -22,19 +22,9 @@
 #include "rapt/core/backend.hpp"
 #include "rapt/core/config.hpp"
 #include "rapt/core/dtype.hpp"
+#include "rapt/core/kinds.hpp"
 
 namespace rapt {
-
-enum class NormKind {
-  rms,    // x / sqrt(mean(x^2) + eps) * w
-  layer,  // (x - mean) / sqrt(var + eps) * w + b
-};
-
-enum class QkNorm {
-  none,
-  head,  // over each head's channels, one weight [head_dim] shared by the heads
-  flat,  // over all heads' channels together, weight [heads * head_dim]
-};
 
 /// Rotary embedding: base frequencies and the scaling that stretches them; formulas in
 /// rope/rope.hpp. Fields that `kind` does not read keep their defaults.
