@@ -1,0 +1,46 @@
+// Matrix product, the operation behind every projection.
+//
+//   out[i, j] = sum_l a[i, l] b[l, j]  (+ bias[j])  (+ out[i, j] where options.accumulate)
+//
+//   out [m, n]   a [m, k]   b [k, n]   bias [n]
+//
+// a and b may be transposed or sliced views, as long as one of their two axes is contiguous; out is
+// contiguous along its last axis, and aliases no input. A Linear layer with weight w [n, k] is
+// matmul(y, x, w.transpose()). m, n or k may be 0.
+//
+// Sums run in accumulate_t<T> (fp32; double for double) and are rounded once. 16-bit weights are
+// widened tile by tile, never as a whole. The result does not depend on the number of threads.
+#pragma once
+
+#include "rapt/core/ops/checks.hpp"
+
+namespace rapt {
+
+template <WritableTensorLike<2> Out, TensorLike<2> A, TensorLike<2> B>
+requires SameElements<Out, A, B>
+void matmul(Out&& out, const A& a, const B& b,
+            const MatmulOptions<element_t<Out>, backend_t<Out>>& options = {}) {
+  auto o = as_view(out);
+  const auto av = as_const_view(a);
+  const auto bv = as_const_view(b);
+  const index_t m = av.extent(0), k = av.extent(1), n = bv.extent(1);
+  detail::check_shape("matmul", "b", bv.shape(), Shape{k, n}, "[k, n]");
+  detail::check_shape("matmul", "out", o.shape(), Shape{m, n}, "[m, n]");
+  detail::check_vector("matmul", "bias", options.bias, n, "[n]");
+  detail::check_last_axis("matmul", "out", o);
+  const auto check_layout = [](std::string_view name, const auto& x) {
+    const bool along_rows = x.extent(1) <= 1 || x.stride(1) == 1;
+    const bool along_columns = x.extent(0) <= 1 || x.stride(0) == 1;
+    if (!along_rows && !along_columns && !x.empty())
+      throw ShapeError(detail::text("matmul: ", name, " has strides ",
+                                    detail::shape_text(x.strides()),
+                                    ", expected 1 along one of its axes"));
+  };
+  check_layout("a", av);
+  check_layout("b", bv);
+  BackendTraits<backend_t<Out>>::matmul(o.backend(), o, av, bv, options);
+}
+
+}  // namespace rapt
+
+#include "rapt/cpu/matmul.hpp"

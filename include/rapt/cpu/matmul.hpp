@@ -1,0 +1,308 @@
+// matmul on the CPU (core/backend.hpp): out[m, n] = a[m, k] b[k, n] (+ bias) (+ out).
+//
+//   m > 4   out is cut into tiles by shape alone, one task each; Eigen multiplies a tile on one
+//           thread. float and double: all of k at once, on the operands where they lie. half and
+//           bfloat16: panels of k are widened into scratch, summed in a float tile, rounded once.
+//   m <= 4  a decode step: bound by reading b, once. b stored by columns (a weight [n, k]): dot
+//           products along k, two columns at a time. b stored by rows: a strip of columns is kept
+//           in registers while k runs.
+//
+// Tiles are never cut along k across tasks, so no sum depends on the number of threads.
+#pragma once
+
+#include <algorithm>
+
+#include "rapt/cpu/eigen.hpp"
+#include "rapt/cpu/rows.hpp"
+
+namespace rapt {
+
+namespace detail {
+
+inline constexpr index_t kFewRows = 4;
+
+/// The operand as memory: by rows where its last axis is contiguous.
+template <class T>
+MatrixRef<T> matrix_ref(TensorView<const T, 2> x) {
+  const bool by_rows = x.stride(1) == 1 || x.extent(1) <= 1;
+  // A stride along an axis of extent 1 is never used; it must still satisfy Eigen.
+  if (by_rows) return {x.data(), x.extent(0) <= 1 ? x.extent(1) : x.stride(0), true};
+  return {x.data(), x.extent(1) <= 1 ? x.extent(0) : x.stride(1), false};
+}
+
+/// Row and column ranges of one task. Large enough that packing the operands is paid for by the
+/// product, small enough that a decoder layer keeps 16 threads busy.
+struct ProductTiles {
+  index_t rows, columns, row_count, column_count;
+  ProductTiles(index_t m, index_t n, index_t max_rows, index_t max_columns) {
+    // Equal tiles, in multiples that fill the registers of a kernel.
+    const auto even = [](index_t extent, index_t limit, index_t unit) {
+      const index_t parts = (extent + limit - 1) / limit;
+      const index_t each = (extent + parts - 1) / parts;
+      return (each + unit - 1) / unit * unit;
+    };
+    rows = even(m, max_rows, 12);
+    columns = even(n, max_columns, 24);
+    row_count = (m + rows - 1) / rows;
+    column_count = (n + columns - 1) / columns;
+  }
+  index_t count() const { return row_count * column_count; }
+};
+
+/// What the first pass over a tile starts from, when the tile itself is the accumulator.
+template <class T>
+void start_tile(T* out, index_t stride, index_t rows, index_t columns, const T* bias,
+                bool accumulate) {
+  for (index_t i = 0; i < rows; ++i) {
+    T* row = out + i * stride;
+    if (!accumulate) {
+      if (bias != nullptr)
+        std::copy_n(bias, columns, row);
+      else
+        std::fill_n(row, columns, T{0});
+    } else if (bias != nullptr) {
+      for (index_t j = 0; j < columns; ++j) row[j] += bias[j];
+    }
+  }
+}
+
+/// The corner (i, j) of a matrix.
+template <class T>
+MatrixRef<T> corner(MatrixRef<T> x, index_t i, index_t j) {
+  return {x.data + (x.by_rows ? i * x.outer + j : j * x.outer + i), x.outer, x.by_rows};
+}
+
+template <class T>
+void product_exact(TensorView<T, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k, const T* bias,
+                   bool accumulate) {
+  const index_t m = out.extent(0), n = out.extent(1);
+  const ProductTiles tiles(m, n, 384, 384);
+  parallel_for(tiles.count(), [&](index_t tile) {
+    const index_t i = tile % tiles.row_count * tiles.rows;
+    const index_t j = tile / tiles.row_count * tiles.columns;
+    const index_t rows = std::min(tiles.rows, m - i), columns = std::min(tiles.columns, n - j);
+    T* to = out.data() + i * out.stride(0) + j;
+    start_tile(to, out.stride(0), rows, columns, bias == nullptr ? nullptr : bias + j, accumulate);
+    eigen_product(to, out.stride(0), corner(a, i, 0), corner(b, 0, j), rows, columns, k);
+  });
+}
+
+/// Widens x[i .. i + rows, j .. j + columns] into `to`, in the storage order of x.
+template <class A, class T>
+MatrixRef<A> widen_panel(A* to, MatrixRef<T> x, index_t i, index_t j, index_t rows,
+                         index_t columns) {
+  const index_t lines = x.by_rows ? rows : columns, length = x.by_rows ? columns : rows;
+  const T* from = corner(x, i, j).data;
+  for (index_t line = 0; line < lines; ++line)
+    widen_row(to + line * length, from + line * x.outer, length);
+  return {to, length, x.by_rows};
+}
+
+template <class T, class A = accumulate_t<T>>
+void product_widened(TensorView<T, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k, const A* bias,
+                     bool accumulate) {
+  constexpr index_t kDepth = 512;
+  const index_t m = out.extent(0), n = out.extent(1);
+  const ProductTiles tiles(m, n, 384, 240);
+  parallel_for(tiles.count(), [&](index_t tile) {
+    const index_t i = tile % tiles.row_count * tiles.rows;
+    const index_t j = tile / tiles.row_count * tiles.columns;
+    const index_t rows = std::min(tiles.rows, m - i), columns = std::min(tiles.columns, n - j);
+    const index_t depth = std::min(kDepth, k);
+    Scratch<Cpu> scratch;
+    A* sum = scratch.template tensor<A>(Shape{rows, columns}).data();
+    A* a_panel = scratch.template tensor<A>(Shape{rows, depth}).data();
+    A* b_panel = scratch.template tensor<A>(Shape{depth, columns}).data();
+    if (accumulate)
+      for (index_t r = 0; r < rows; ++r)
+        widen_row(sum + r * columns, out.data() + (i + r) * out.stride(0) + j, columns);
+    start_tile(sum, columns, rows, columns, bias == nullptr ? nullptr : bias + j, accumulate);
+    for (index_t at = 0; at < k; at += depth) {
+      const index_t step = std::min(depth, k - at);
+      eigen_product(sum, columns, widen_panel(a_panel, a, i, at, rows, step),
+                    widen_panel(b_panel, b, at, j, step, columns), rows, columns, step);
+    }
+    for (index_t r = 0; r < rows; ++r)
+      narrow_row(out.data() + (i + r) * out.stride(0) + j, sum + r * columns, columns);
+  });
+}
+
+// ---- few rows ----
+
+#if defined(__AVX512F__)
+inline namespace rows_avx512 {
+#elif defined(__F16C__)
+inline namespace rows_f16c {
+#else
+inline namespace rows_portable {
+#endif
+
+template <class A, class T>
+inline void load_widened(Lanes<A>& to, const T* from) {
+  if constexpr (std::is_same_v<A, T>) {
+    load_lanes<A>(to, from);
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    typedef std::uint16_t Narrow __attribute__((vector_size(32)));
+    typedef std::uint32_t Wide __attribute__((vector_size(64)));
+    Narrow bits;
+    std::memcpy(&bits, from, sizeof bits);
+    const Wide wide = __builtin_convertvector(bits, Wide) << 16;
+    std::memcpy(&to, &wide, sizeof to);
+  } else {
+    A widened[kLanes<A>];
+    widen_row(widened, from, kLanes<A>);
+    load_lanes<A>(to, widened);
+  }
+}
+
+/// sums[c][r] = sum_l x[r][l] w[c][l] for kColumns columns of the weights and kRows rows of x.
+/// x is [kRows, k] in A. Every (row, column) is summed in the same order, however many run
+/// together.
+template <int kRows, int kColumns, class A, class T>
+inline void dot_products(A (*sums)[kRows], const A* x, index_t k, const T* const* w) {
+  Lanes<A> sum[kColumns][kRows] = {};
+  index_t l = 0;
+  for (; l + kLanes<A> <= k; l += kLanes<A>) {
+    Lanes<A> weights[kColumns], v;
+    for (int c = 0; c < kColumns; ++c) load_widened<A>(weights[c], w[c] + l);
+    for (int r = 0; r < kRows; ++r) {
+      load_lanes<A>(v, x + r * k + l);
+      for (int c = 0; c < kColumns; ++c) sum[c][r] += v * weights[c];
+    }
+  }
+  for (int c = 0; c < kColumns; ++c)
+    for (int r = 0; r < kRows; ++r) {
+      A tail = 0;
+      for (index_t t = l; t < k; ++t) tail += x[r * k + t] * static_cast<A>(w[c][t]);
+      sums[c][r] = sum_of_lanes<A>(sum[c][r]) + tail;
+    }
+}
+
+/// b by columns: out[r, j] from `begin` to `end`.
+template <int kRows, class A, class Finish, class T>
+void dot_columns(const A* x, MatrixRef<T> b, index_t k, index_t begin, index_t end,
+                 const Finish& finish) {
+  constexpr int kColumns = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
+  index_t j = begin;
+  for (; j + kColumns <= end; j += kColumns) {
+    A sums[kColumns][kRows];
+    const T* columns[kColumns];
+    for (int c = 0; c < kColumns; ++c) columns[c] = b.data + (j + c) * b.outer;
+    dot_products<kRows, kColumns>(sums, x, k, columns);
+    for (int c = 0; c < kColumns; ++c)
+      for (int r = 0; r < kRows; ++r) finish(r, j + c, sums[c][r]);
+  }
+  for (; j < end; ++j) {
+    A sums[1][kRows];
+    const T* column = b.data + j * b.outer;
+    dot_products<kRows, 1>(sums, x, k, &column);
+    for (int r = 0; r < kRows; ++r) finish(r, j, sums[0][r]);
+  }
+}
+
+/// b by rows: strips of columns, accumulated along k.
+template <int kRows, class A, class Finish, class T>
+void sum_strips(const A* x, MatrixRef<T> b, index_t k, index_t begin, index_t end,
+                const Finish& finish) {
+  constexpr index_t kGroups = kRows == 1 ? 4 : 2;
+  index_t j = begin;
+  for (; j + kGroups * kLanes<A> <= end; j += kGroups * kLanes<A>) {
+    Lanes<A> sum[kRows][kGroups] = {};
+    for (index_t l = 0; l < k; ++l) {
+      const T* row = b.data + l * b.outer + j;
+      for (index_t g = 0; g < kGroups; ++g) {
+        Lanes<A> weights;
+        load_widened<A>(weights, row + g * kLanes<A>);
+        for (int r = 0; r < kRows; ++r) sum[r][g] += weights * x[r * k + l];
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      A part[kGroups * kLanes<A>];
+      std::memcpy(part, &sum[r][0], sizeof part);
+      for (index_t c = 0; c < kGroups * kLanes<A>; ++c) finish(r, j + c, part[c]);
+    }
+  }
+  for (; j < end; ++j)
+    for (int r = 0; r < kRows; ++r) {
+      A sum = 0;
+      for (index_t l = 0; l < k; ++l) sum += x[r * k + l] * static_cast<A>(b.data[l * b.outer + j]);
+      finish(r, j, sum);
+    }
+}
+
+}  // inline namespace
+
+template <int kRows, class T, class A = accumulate_t<T>>
+void product_of_rows(TensorView<T, 2> out, const A* x, MatrixRef<T> b, index_t k, const A* bias,
+                     bool accumulate) {
+  const index_t n = out.extent(1);
+  const auto finish = [&](index_t r, index_t j, A sum) {
+    T& to = out.data()[r * out.stride(0) + j];
+    if (bias != nullptr) sum += bias[j];
+    if (accumulate) sum += static_cast<A>(to);
+    to = static_cast<T>(sum);
+  };
+  // About 32 KiB of b for a task, in whole strips.
+  const index_t strip = 4 * kLanes<A>;
+  const index_t columns =
+      std::max<index_t>(1,
+                        32768 / std::max<index_t>(1, k * static_cast<index_t>(sizeof(T))) / strip) *
+      strip;
+  parallel_for((n + columns - 1) / columns, [&](index_t task) {
+    const index_t begin = task * columns, end = std::min(begin + columns, n);
+    if (b.by_rows)
+      sum_strips<kRows>(x, b, k, begin, end, finish);
+    else
+      dot_columns<kRows>(x, b, k, begin, end, finish);
+  });
+}
+
+}  // namespace detail
+
+template <class T>
+void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2> a,
+                                TensorView<const T, 2> b, const MatmulOptions<T, Cpu>& options) {
+  using A = accumulate_t<T>;
+  const index_t m = out.extent(0), n = out.extent(1), k = a.extent(1);
+  if (m == 0 || n == 0) return;
+  Scratch<Cpu> scratch;
+  const A* bias = nullptr;
+  if (options.bias) {
+    A* widened = scratch.template tensor<A>(Shape{n}).data();
+    for (index_t j = 0; j < n; ++j) widened[j] = static_cast<A>(options.bias(j));
+    bias = widened;
+  }
+  const auto weights = detail::matrix_ref(b);
+  if (m <= detail::kFewRows || k == 0) {
+    // The rows of a, once and for all columns: contiguous and in A.
+    A* x = scratch.template tensor<A>(Shape{m, k}).data();
+    for (index_t i = 0; i < m; ++i)
+      for (index_t l = 0; l < k; ++l)
+        x[i * k + l] = static_cast<A>(a.data()[i * a.stride(0) + l * a.stride(1)]);
+    for (index_t i = 0; i < m; i += detail::kFewRows) {
+      const index_t rows = std::min(detail::kFewRows, m - i);
+      const auto to = out.slice(0, i, i + rows);
+      const A* from = x + i * k;
+      switch (rows) {
+        case 1:
+          detail::product_of_rows<1>(to, from, weights, k, bias, options.accumulate);
+          break;
+        case 2:
+          detail::product_of_rows<2>(to, from, weights, k, bias, options.accumulate);
+          break;
+        case 3:
+          detail::product_of_rows<3>(to, from, weights, k, bias, options.accumulate);
+          break;
+        default:
+          detail::product_of_rows<4>(to, from, weights, k, bias, options.accumulate);
+          break;
+      }
+    }
+  } else if constexpr (std::is_same_v<A, T>) {
+    detail::product_exact(out, detail::matrix_ref(a), weights, k, bias, options.accumulate);
+  } else {
+    detail::product_widened(out, detail::matrix_ref(a), weights, k, bias, options.accumulate);
+  }
+}
+
+}  // namespace rapt

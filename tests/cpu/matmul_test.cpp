@@ -1,0 +1,167 @@
+// Oracle: three loops in double over the values that the element type holds.
+#include "rapt/core/ops/matmul.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <tuple>
+#include <vector>
+
+#include "rapt/core/random.hpp"
+
+namespace rapt {
+namespace {
+
+/// A matrix with one axis contiguous and a gap after each line.
+template <class T>
+struct Strided {
+  Tensor<T, 1> memory;
+  TensorView<T, 2> view;
+
+  Strided(index_t rows, index_t columns, bool by_rows, index_t gap, Philox& random)
+      : memory(Shape{(by_rows ? rows : columns) * ((by_rows ? columns : rows) + gap) + 1}) {
+    fill_normal(memory, random);
+    const index_t line = (by_rows ? columns : rows) + gap;
+    view = {memory.data(), Shape{rows, columns}, by_rows ? Shape{line, 1} : Shape{1, line}};
+  }
+};
+
+template <class T>
+double relative_rounding() {
+  return std::is_same_v<T, half> ? 0x1p-11 : std::is_same_v<T, bfloat16> ? 0x1p-8 : 0;
+}
+
+template <class T>
+struct Matmul : testing::Test {};
+using Elements = testing::Types<float, double, half, bfloat16>;
+TYPED_TEST_SUITE(Matmul, Elements);
+
+template <class T>
+void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, bool has_bias,
+                    bool accumulate, index_t gap) {
+  SCOPED_TRACE(testing::Message() << "m " << m << " n " << n << " k " << k << " a_rows " << a_rows
+                                  << " b_rows " << b_rows << " bias " << has_bias << " accumulate "
+                                  << accumulate << " gap " << gap);
+  Philox random(static_cast<std::uint64_t>(m * 10007 + n * 101 + k));
+  Strided<T> a(m, k, a_rows, gap, random), b(k, n, b_rows, gap, random);
+  Strided<T> out(m, n, true, gap, random), before = out;
+  Tensor<T, 1> bias(Shape{n});
+  fill_normal(bias, random);
+  MatmulOptions<T, Cpu> options{.accumulate = accumulate};
+  if (has_bias) options.bias = bias;
+  matmul(out.view, a.view, b.view, options);
+
+  constexpr double kSumError = sizeof(accumulate_t<T>) == 8 ? 1e-14 : 2e-6;
+  for (index_t i = 0; i < m; ++i) {
+    for (index_t j = 0; j < n; ++j) {
+      const double start = accumulate ? static_cast<double>(before.memory(i * (n + gap) + j)) : 0.0;
+      double want = start + (has_bias ? static_cast<double>(bias(j)) : 0.0);
+      double size = std::abs(start) + 1;
+      for (index_t l = 0; l < k; ++l) {
+        const double term = static_cast<double>(a.view(i, l)) * static_cast<double>(b.view(l, j));
+        want += term;
+        size += std::abs(term);
+      }
+      ASSERT_NEAR(static_cast<double>(out.view(i, j)), want,
+                  kSumError * size + relative_rounding<T>() * std::abs(want))
+          << i << ", " << j;
+    }
+    for (index_t j = n; j < n + gap; ++j)  // nothing is written between the rows
+      ASSERT_EQ(static_cast<double>(out.memory(i * (n + gap) + j)),
+                static_cast<double>(before.memory(i * (n + gap) + j)));
+  }
+}
+
+TYPED_TEST(Matmul, MatchesTheOracleInEveryLayout) {
+  for (const auto& [m, n, k] : std::vector<std::tuple<index_t, index_t, index_t>>{{1, 1, 1},
+                                                                                  {1, 7, 5},
+                                                                                  {1, 100, 33},
+                                                                                  {2, 65, 64},
+                                                                                  {3, 9, 130},
+                                                                                  {4, 33, 17},
+                                                                                  {5, 1, 3},
+                                                                                  {5, 5, 5},
+                                                                                  {7, 130, 31},
+                                                                                  {33, 17, 65},
+                                                                                  {61, 77, 130}})
+    for (const bool a_rows : {true, false})
+      for (const bool b_rows : {true, false})
+        for (const bool has_bias : {true, false})
+          for (const bool accumulate : {true, false})
+            expect_product<TypeParam>(m, n, k, a_rows, b_rows, has_bias, accumulate, m % 2 * 3);
+}
+
+TYPED_TEST(Matmul, CrossesTileAndPanelBorders) {
+  for (const bool b_rows : {true, false}) {
+    expect_product<TypeParam>(5, 500, 1100, true, b_rows, true, false, 1);
+    expect_product<TypeParam>(400, 391, 20, b_rows, b_rows, true, true, 0);
+    expect_product<TypeParam>(1, 3000, 600, true, b_rows, true, true, 0);
+  }
+}
+
+TYPED_TEST(Matmul, EmptyExtentsAreLegal) {
+  expect_product<TypeParam>(0, 3, 4, true, true, true, false, 0);
+  expect_product<TypeParam>(3, 0, 4, true, true, false, false, 0);
+  for (const index_t m : {1, 3, 9})
+    for (const bool accumulate : {true, false}) {  // an empty sum: the bias alone
+      expect_product<TypeParam>(m, 4, 0, true, true, true, accumulate, 0);
+      expect_product<TypeParam>(m, 4, 0, true, false, false, accumulate, 1);
+    }
+}
+
+TYPED_TEST(Matmul, DoesNotDependOnTheNumberOfThreads) {
+  const int threads = num_threads();
+  for (const auto& [m, n, k] : std::vector<std::tuple<index_t, index_t, index_t>>{
+           {1, 1500, 300}, {3, 700, 65}, {500, 800, 70}}) {
+    Philox random(7);
+    Tensor<TypeParam, 2> a({m, k}), w({n, k});
+    fill_normal(a, random);
+    fill_normal(w, random);
+    set_num_threads(1);
+    Tensor<TypeParam, 2> want({m, n});
+    matmul(want, a, w.transpose());
+    for (const int t : {2, 3, 7}) {
+      set_num_threads(t);
+      Tensor<TypeParam, 2> got({m, n});
+      matmul(got, a, w.transpose());
+      EXPECT_EQ(std::memcmp(got.data(), want.data(), want.bytes()), 0) << t << " threads, m " << m;
+    }
+  }
+  set_num_threads(threads);
+}
+
+TYPED_TEST(Matmul, RowsOfADecodeStepDoNotDependOnTheirNeighbours) {
+  // Up to four rows share the pass over b; each is summed as if it were alone.
+  Philox random(8);
+  Tensor<TypeParam, 2> a({4, 203}), w({77, 203}), all({4, 77}), one({1, 77});
+  fill_normal(a, random);
+  fill_normal(w, random);
+  matmul(all, a, w.transpose());
+  for (index_t i = 0; i < 4; ++i) {
+    matmul(one, a.slice(0, i, i + 1), w.transpose());
+    EXPECT_EQ(std::memcmp(one.data(), &all(i, 0), one.bytes()), 0) << i;
+  }
+}
+
+TEST(MatmulErrors, NameTheWrongArgument) {
+  Tensor<float, 2> a({3, 4}), b({5, 6}), out({3, 6}), b4({4, 6}), small({2, 6});
+  Tensor<float, 1> bias({5});
+  EXPECT_THAT([&] { matmul(out, a, b); },
+              testing::ThrowsMessage<ShapeError>("matmul: b is [5, 6], expected [4, 6] = [k, n]"));
+  EXPECT_THAT(
+      [&] { matmul(small, a, b4); },
+      testing::ThrowsMessage<ShapeError>("matmul: out is [2, 6], expected [3, 6] = [m, n]"));
+  EXPECT_THAT([&] { matmul(out, a, b4, {.bias = bias}); },
+              testing::ThrowsMessage<ShapeError>("matmul: bias is [5], expected [6] = [n]"));
+  Tensor<float, 3> wide({4, 6, 2});
+  EXPECT_THAT([&] { matmul(out, a, wide.select(2, 0)); },
+              testing::ThrowsMessage<ShapeError>(
+                  "matmul: b has strides [12, 2], expected 1 along one of its axes"));
+  Tensor<float, 2> turned({6, 3});
+  EXPECT_THAT([&] { matmul(turned.transpose(), a, b4); },
+              testing::ThrowsMessage<ShapeError>(
+                  "matmul: out has stride 3 along its last axis, expected 1"));
+}
+
+}  // namespace
+}  // namespace rapt
