@@ -1,0 +1,225 @@
+// The oracle: attention as three plain loops, in the order of the equation and without cleverness.
+// Every kernel on every backend is compared with it; start reading here.
+//
+//   z_ij = score(scale * dot(q_i, k_j))          for the keys j that the mask lets query i see
+//   P_ij = exp(z_ij) / (sum_j exp(z_ij) + exp(sink))
+//   o_i  = sum_j P_ij v_j
+//   L_i  = log sum_j exp(z_ij)                   and with the sink inside, on request
+//
+//   out [batch, q_len, heads, value_dim]    q [batch, q_len, heads, head_dim]
+//   k   [batch, kv_len, kv_heads, head_dim] v [batch, kv_len, kv_heads, value_dim]
+//
+// Query head h reads key/value head h / (heads / kv_heads). Query i stands at position
+// kv_len - q_len + i, so the last query sits on the last key. A query that sees no key gives out =
+// 0 and L = -inf (with a sink: L = sink); a key that is not seen is never read, be it NaN.
+//
+// The arguments are those of attention(), all of AttentionOptions included. Arithmetic runs in
+// accumulate_t<T>, or in the type named first: reference_attention<double>(out, q, k, v).
+//
+// Time O(batch heads q_len kv_len (head_dim + value_dim)), memory O(kv_len).
+//
+// Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; heads in groups: Ainslie et al.
+// 2023, arXiv:2305.13245; sink logits: gpt-oss, arXiv:2508.10925.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "rapt/attention/options.hpp"
+#include "rapt/core/error.hpp"
+#include "rapt/mask/mask.hpp"
+#include "rapt/mask/score.hpp"
+
+namespace rapt {
+namespace detail {
+
+/// One sequence of a call, a batch row or a stretch of the packed tokens: where its tokens lie, and
+/// at which positions they stand.
+template <class Options>
+struct ReferenceSequence {
+  const Options& options;
+  index_t b;            // what masks and scores are told
+  index_t row = 0;      // index on the batch axis
+  index_t q_begin = 0;  // first query and first key on the token axis
+  index_t k_begin = 0;
+  index_t q_len;
+  index_t kv_len;
+  index_t block_size;  // of paged keys
+
+  ReferenceSequence(const Options& all, index_t n, index_t q_tokens, index_t k_tokens)
+      : options(all), b(n), q_len(q_tokens), kv_len(k_tokens), block_size(k_tokens) {
+    if (options.cu_seqlens_q) {
+      q_begin = options.cu_seqlens_q(n);
+      k_begin = options.cu_seqlens_k(n);
+      q_len = options.cu_seqlens_q(n + 1) - q_begin;
+      kv_len = options.cu_seqlens_k(n + 1) - k_begin;
+    } else {
+      row = n;
+      if (options.kv_lengths) kv_len = options.kv_lengths(n);
+    }
+  }
+
+  struct Place {
+    index_t row, at;
+  };
+  /// First two indices of key j in k and v.
+  Place place_of_key(index_t j) const {
+    if (!options.block_table) return {row, k_begin + j};
+    return {options.block_table(row, j / block_size), j % block_size};
+  }
+  index_t position_of_query(index_t i) const {
+    return options.q_positions ? options.q_positions(row, q_begin + i) : kv_len - q_len + i;
+  }
+  index_t position_of_key(index_t j) const {
+    return options.kv_positions ? options.kv_positions(row, k_begin + j) : j;
+  }
+};
+
+/// What a softmax row is divided by, in logarithms.
+template <class Real>
+struct SoftmaxSums {
+  Real logsumexp;            // log sum_j exp(z_j)
+  Real logsumexp_with_sink;  // log (sum_j exp(z_j) + exp(sink))
+};
+
+/// Turns scores z into softmax weights P, in place. A score of minus infinity is a key that is not
+/// seen; it weighs 0.
+///
+///   m = max(max_j z_j, sink)    l = sum_j exp(z_j - m) + exp(sink - m)    P_j = exp(z_j - m) / l
+template <class Real>
+SoftmaxSums<Real> reference_softmax(std::vector<Real>& z, Real sink) {
+  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+
+  // Subtracting the largest score keeps exp() from overflowing. Where there is none, 0 stands in,
+  // because -inf - -inf is NaN.
+  Real largest = kMinusInfinity;
+  for (const Real z_j : z) largest = std::max(largest, z_j);
+  if (largest == kMinusInfinity) largest = 0;
+  Real sum = 0;
+  for (const Real z_j : z) sum += std::exp(z_j - largest);
+  const Real logsumexp = largest + std::log(sum);  // log(0) = -inf: nothing is seen
+
+  // The sink may be larger than every score, so it has its say in what is subtracted.
+  const Real m = std::max(logsumexp == kMinusInfinity ? kMinusInfinity : largest, sink);
+  if (m == kMinusInfinity) {
+    for (Real& z_j : z) z_j = 0;
+    return {logsumexp, kMinusInfinity};
+  }
+  const Real l = sum * std::exp(largest - m) + std::exp(sink - m);
+  for (Real& z_j : z) z_j = std::exp(z_j - m) / l;
+  return {logsumexp, m + std::log(l)};
+}
+
+template <class Out, class Q, class K, class V, class Options>
+void check_reference_shapes(const Out& out, const Q& q, const K& k, const V& v,
+                            const Options& options) {
+  constexpr const char* kName = "reference_attention";
+  const index_t batch = q.extent(0), heads = q.extent(2), kv_heads = k.extent(2);
+  if (kv_heads < 1 || heads % kv_heads != 0)
+    throw ShapeError(
+        text(kName, ": heads is ", heads, ", expected a multiple of ", kv_heads, " = kv_heads"));
+  const index_t rows = options.block_table ? k.extent(0) : batch;
+  check_shape(kName, "k", k.shape(), Shape{rows, k.extent(1), kv_heads, q.extent(3)},
+              "[batch, kv_len, kv_heads, head_dim]");
+  check_shape(kName, "v", v.shape(), Shape{rows, k.extent(1), kv_heads, v.extent(3)},
+              "[batch, kv_len, kv_heads, value_dim]");
+  check_shape(kName, "out", out.shape(), Shape{batch, q.extent(1), heads, v.extent(3)},
+              "[batch, q_len, heads, value_dim]");
+  if (bool(options.cu_seqlens_q) != bool(options.cu_seqlens_k) ||
+      (options.cu_seqlens_q && batch != 1))
+    throw ShapeError(text(kName, ": a ragged batch has batch ", batch,
+                          ", expected 1, and both cu_seqlens_q and cu_seqlens_k"));
+  if (options.block_table && !options.kv_lengths)
+    throw ValueError(text(kName, ": kv_lengths is absent, expected [batch] with a block_table"));
+  if (options.kv_lengths) {
+    check_shape(kName, "kv_lengths", options.kv_lengths.shape(), Shape{batch}, "[batch]");
+    const index_t most =
+        options.block_table ? options.block_table.extent(1) * k.extent(1) : k.extent(1);
+    for (index_t b = 0; b < batch; ++b)
+      if (options.kv_lengths(b) < 0 || options.kv_lengths(b) > most)
+        throw ValueError(text(kName, ": kv_lengths[", b, "] is ", options.kv_lengths(b),
+                              ", expected 0 to ", most));
+  }
+}
+
+}  // namespace detail
+
+template <class Acc = void, WritableTensorLike<4> Out, TensorLike<4> Q, TensorLike<4> K,
+          TensorLike<4> V, AttentionMask Mask = Causal, ScoreModifier Score = Identity>
+void reference_attention(Out&& out, const Q& q, const K& k, const V& v, Mask mask = {},
+                         Score score = {}, AttentionOptions<Q> options = {}) {
+  using T = element_t<Q>;
+  using Real = std::conditional_t<std::is_void_v<Acc>, accumulate_t<T>, Acc>;
+  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+
+  detail::check_reference_shapes(out, q, k, v, options);
+  if (options.q_positions && (reads_call_row<Mask> || reads_call_row<Score>))
+    throw ValueError(
+        "reference_attention: q_positions is given, expected none with a table that is read by "
+        "rows");
+  const index_t heads = q.extent(2), group = heads / k.extent(2);
+  const index_t head_dim = q.extent(3), value_dim = v.extent(3);
+  const Real scale = options.scale != 0 ? Real(options.scale) : 1 / std::sqrt(Real(head_dim));
+  const index_t sequences = options.cu_seqlens_q ? options.cu_seqlens_q.extent(0) - 1 : q.extent(0);
+
+  for (index_t n = 0; n < sequences; ++n) {
+    const detail::ReferenceSequence s(options, n, q.extent(1), k.extent(1));
+    const CallShape call{.q_len = s.q_len, .kv_len = s.kv_len, .batch = sequences, .heads = heads};
+    const auto visible = bind_call(mask, call);
+    const auto modified = bind_call(score, call);
+    std::vector<Real> z(static_cast<std::size_t>(s.kv_len));  // scores of one query, then weights
+
+    for (index_t h = 0; h < heads; ++h) {
+      const index_t g = h / group;
+      const Real sink =
+          options.sink_logits ? convert<Real>(options.sink_logits(h)) : kMinusInfinity;
+
+      for (index_t i = 0; i < s.q_len; ++i) {
+        const index_t token = s.q_begin + i, p = s.position_of_query(i);
+
+        for (index_t j = 0; j < s.kv_len; ++j) {
+          Real& z_j = z[static_cast<std::size_t>(j)];
+          z_j = kMinusInfinity;
+          const index_t p_j = s.position_of_key(j);
+          if (p_j < 0 || !visible(s.b, h, p, p_j)) continue;
+          const auto [row, at] = s.place_of_key(j);
+          Real dot = 0;
+          for (index_t t = 0; t < head_dim; ++t)
+            dot += convert<Real>(q(s.row, token, h, t)) * convert<Real>(k(row, at, g, t));
+          z_j = static_cast<Real>(modified(scale * dot, s.b, h, p, p_j));
+        }
+
+        const auto sums = detail::reference_softmax(z, sink);
+
+        for (index_t e = 0; e < value_dim; ++e) {
+          Real o = 0;
+          for (index_t j = 0; j < s.kv_len; ++j) {
+            const Real weight = z[static_cast<std::size_t>(j)];
+            if (weight == 0) continue;  // a key that is not seen may hold anything, even NaN
+            const auto [row, at] = s.place_of_key(j);
+            o += weight * convert<Real>(v(row, at, g, e));
+          }
+          as_view(out)(s.row, token, h, e) = convert<T>(o);
+        }
+
+        using Stored = accumulate_t<T>;
+        if (options.logsumexp)
+          options.logsumexp(s.row, h, token) = static_cast<Stored>(sums.logsumexp);
+        if (options.logsumexp_with_sink)
+          options.logsumexp_with_sink(s.row, h, token) =
+              static_cast<Stored>(sums.logsumexp_with_sink);
+        for (index_t j = 0; j < options.probabilities.extent(3); ++j) {
+          const index_t own = j - s.k_begin;  // packed tokens: the keys of other sequences weigh 0
+          options.probabilities(s.row, h, token, j) =
+              own >= 0 && own < s.kv_len ? static_cast<Stored>(z[static_cast<std::size_t>(own)])
+                                         : 0;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace rapt
