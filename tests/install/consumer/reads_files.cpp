@@ -1,0 +1,4 @@
+#include <rapt/io.hpp>
+#include <rapt/text.hpp>
+
+int main() {}

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# rapt as its users meet it: installed into a scratch prefix and found by find_package, fetched by
+# FetchContent from a folder, added by add_subdirectory, and through pkg-config. Each way builds and
+# runs the consumer beside this script, two translation units that both include everything. Then:
+# no compiler flag leaks, and the time to compile a ten-line program stays in its budget.
+#
+#   tests/install/run.sh [COMPILER]
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+compiler=${1:-c++}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
+failed=0
+
+quiet() { "$@" >"$scratch/log" 2>&1 || { echo "FAILED: $*"; tail -40 "$scratch/log"; exit 1; }; }
+common=(-G "$generator" -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=Debug)
+
+echo "-- install into a scratch prefix, headers alone"
+quiet cmake -S "$root" -B "$scratch/rapt" "${common[@]}" -DRAPT_TESTS=OFF -DRAPT_BENCH=OFF \
+  -DRAPT_EXAMPLES=OFF -DRAPT_CUDA=OFF -DCMAKE_INSTALL_LIBDIR=lib
+quiet cmake --install "$scratch/rapt" --prefix "$scratch/first"
+mv "$scratch/first" "$scratch/prefix"  # an installed tree can be moved
+if [ -n "$(find "$scratch/prefix" -name '*.hpp' -prune -o -type f -print0 |
+    xargs -0 grep -lF "$root" 2>/dev/null)" ]; then
+  echo "FAILED: an installed file names the source folder"
+  failed=1
+fi
+
+for way in package subdirectory fetchcontent; do
+  echo "-- consumer by $way"
+  quiet cmake -S "$here/consumer" -B "$scratch/$way" "${common[@]}" -DWAY=$way \
+    -DRAPT_ROOT="$root" -DCMAKE_PREFIX_PATH="$scratch/prefix" \
+    -DCMAKE_CXX_FLAGS="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
+  quiet cmake --build "$scratch/$way"
+  quiet "$scratch/$way/consumer"
+  [ ! -x "$scratch/$way/reads_files" ] || quiet "$scratch/$way/reads_files"
+  if grep -oE '"command":.*' "$scratch/$way/compile_commands.json" | grep -E -- \
+      '-march|-fopenmp|-fno-exceptions|-ffast-math|-mavx'; then
+    echo "FAILED: rapt::rapt leaks a compiler flag to its user"
+    failed=1
+  fi
+done
+
+if command -v pkg-config >/dev/null; then
+  echo "-- consumer by pkg-config"
+  flags=$(PKG_CONFIG_PATH=$scratch/prefix/lib/pkgconfig pkg-config --cflags --libs rapt)
+  quiet $compiler -std=c++20 "$here"/consumer/main.cpp "$here"/consumer/second.cpp $flags \
+    -o "$scratch/by_pkg_config"
+  quiet "$scratch/by_pkg_config"
+fi
+
+# Processor time, which a busy machine changes less than the time on the clock.
+budget() {  # SECONDS SOURCE
+  local TIMEFORMAT='%U %S' spent
+  spent=$({ time $compiler -std=c++20 -O2 -I "$scratch/prefix/include" \
+    $(for d in /usr/local/include/eigen3 /usr/include/eigen3; do [ -d $d ] && echo "-isystem $d"; done) \
+    -c "$2" -o "$scratch/budget.o" 2>"$scratch/log"; } 2>&1 | awk '{print $1 + $2}')
+  echo "-- compiling $(basename "$2") takes ${spent}s, expected less than $1s"
+  if [ ! -f "$scratch/budget.o" ]; then tail -20 "$scratch/log"; failed=1; fi
+  awk -v t="$spent" -v b="$1" 'BEGIN {exit !(t < b)}' || { echo "FAILED: over budget"; failed=1; }
+  rm -f "$scratch/budget.o"
+}
+budget 6 "$here/consumer/attend.cpp"
+budget 15 "$here/consumer/main.cpp"
+
+[ $failed = 0 ] && echo "all ways work"
+exit $failed
