@@ -19,7 +19,6 @@
 #include <string>
 #include <vector>
 
-#include "rapt/core/backend.hpp"
 #include "rapt/core/config.hpp"
 #include "rapt/core/dtype.hpp"
 #include "rapt/core/kinds.hpp"
@@ -31,7 +30,7 @@ namespace rapt {
 struct RopeConfig {
   double theta = 10000.0;
   std::string kind = "default";       // default | linear | dynamic | yarn | llama3 | longrope
-  double factor = 1.0;                // every kind but default
+  double factor = 0.0;                // every kind but default; 0: not given
   index_t original_max_position = 0;  // yarn, llama3, longrope; 0: max_position
   double low_freq_factor = 1.0;       // llama3
   double high_freq_factor = 4.0;      // llama3
