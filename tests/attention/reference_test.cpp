@@ -354,6 +354,12 @@ TEST(Reference, PagedKeysEqualContiguousOnes) {
   const auto paged = attend(q, k_pool, v_pool, Causal{}, Identity{},
                             {.kv_lengths = std::span(lengths), .block_table = table});
   expect_equal(paged.out, plain.out, 0);
+  // The same two sequences, their queries packed.
+  const std::vector<std::int32_t> cu_q = {0, 2, 4};
+  const auto packed = attend(
+      normal({1, 4, 2, 3}, 1), k_pool, v_pool, Causal{}, Identity{},
+      {.kv_lengths = std::span(lengths), .cu_seqlens_q = std::span(cu_q), .block_table = table});
+  expect_equal(packed.out, plain.out.view().reshape(Shape{1, 4, 2, 4}), 0);
 }
 
 TEST(Reference, ExplicitPositionsMakeAnyOrderOfKeysTheSame) {

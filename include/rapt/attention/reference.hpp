@@ -53,13 +53,15 @@ struct ReferenceSequence {
       : options(all), b(n), q_len(q_tokens), kv_len(k_tokens), block_size(k_tokens) {
     if (options.cu_seqlens_q) {
       q_begin = options.cu_seqlens_q(n);
-      k_begin = options.cu_seqlens_k(n);
       q_len = options.cu_seqlens_q(n + 1) - q_begin;
-      kv_len = options.cu_seqlens_k(n + 1) - k_begin;
     } else {
       row = n;
-      if (options.kv_lengths) kv_len = options.kv_lengths(n);
     }
+    if (options.cu_seqlens_k) {
+      k_begin = options.cu_seqlens_k(n);
+      kv_len = options.cu_seqlens_k(n + 1) - k_begin;
+    }
+    if (options.kv_lengths) kv_len = options.kv_lengths(n);
   }
 
   struct Place {
@@ -68,7 +70,7 @@ struct ReferenceSequence {
   /// First two indices of key j in k and v.
   Place place_of_key(index_t j) const {
     if (!options.block_table) return {row, k_begin + j};
-    return {options.block_table(row, j / block_size), j % block_size};
+    return {options.block_table(b, j / block_size), j % block_size};
   }
   index_t position_of_query(index_t i) const {
     return options.q_positions ? options.q_positions(row, q_begin + i) : kv_len - q_len + i;
@@ -128,20 +130,21 @@ void check_reference_shapes(const Out& out, const Q& q, const K& k, const V& v,
               "[batch, kv_len, kv_heads, value_dim]");
   check_shape(kName, "out", out.shape(), Shape{batch, q.extent(1), heads, v.extent(3)},
               "[batch, q_len, heads, value_dim]");
-  if (bool(options.cu_seqlens_q) != bool(options.cu_seqlens_k) ||
-      (options.cu_seqlens_q && batch != 1))
-    throw ShapeError(text(kName, ": a ragged batch has batch ", batch,
-                          ", expected 1, and both cu_seqlens_q and cu_seqlens_k"));
+  if (options.cu_seqlens_q && batch != 1)
+    throw ShapeError(text(kName, ": batch is ", batch, ", expected 1 with cu_seqlens_q"));
+  if (bool(options.cu_seqlens_k) != (options.cu_seqlens_q && !options.block_table))
+    throw ValueError(text(kName, ": cu_seqlens_k is ", options.cu_seqlens_k ? "given" : "absent",
+                          ", expected one beside cu_seqlens_q unless there is a block_table"));
   if (options.block_table && !options.kv_lengths)
     throw ValueError(text(kName, ": kv_lengths is absent, expected [batch] with a block_table"));
   if (options.kv_lengths) {
-    check_shape(kName, "kv_lengths", options.kv_lengths.shape(), Shape{batch}, "[batch]");
-    const index_t most =
-        options.block_table ? options.block_table.extent(1) * k.extent(1) : k.extent(1);
-    for (index_t b = 0; b < batch; ++b)
-      if (options.kv_lengths(b) < 0 || options.kv_lengths(b) > most)
+    const index_t sequences = options.cu_seqlens_q ? options.cu_seqlens_q.extent(0) - 1 : batch;
+    check_shape(kName, "kv_lengths", options.kv_lengths.shape(), Shape{sequences}, "[batch]");
+    const index_t pages = options.block_table ? options.block_table.extent(1) : 1;
+    for (index_t b = 0; b < sequences; ++b)
+      if (options.kv_lengths(b) < 0 || options.kv_lengths(b) > pages * k.extent(1))
         throw ValueError(text(kName, ": kv_lengths[", b, "] is ", options.kv_lengths(b),
-                              ", expected 0 to ", most));
+                              ", expected 0 to ", pages * k.extent(1)));
   }
 }
 
@@ -162,7 +165,9 @@ void reference_attention(Out&& out, const Q& q, const K& k, const V& v, Mask mas
         "rows");
   const index_t heads = q.extent(2), group = heads / k.extent(2);
   const index_t head_dim = q.extent(3), value_dim = v.extent(3);
-  const Real scale = options.scale != 0 ? Real(options.scale) : 1 / std::sqrt(Real(head_dim));
+  const Real scale = options.scale != 0 && options.scale == options.scale
+                         ? Real(options.scale)
+                         : 1 / std::sqrt(Real(head_dim));
   const index_t sequences = options.cu_seqlens_q ? options.cu_seqlens_q.extent(0) - 1 : q.extent(0);
 
   for (index_t n = 0; n < sequences; ++n) {
