@@ -1,0 +1,598 @@
+// Attention: projections, heads, rotation, cache and output projection around attention().
+//
+//   q = x W_q^T (+ b_q)     k = x W_k^T (+ b_k)     v = x W_v^T (+ b_v)        one fused product
+//   q, k = norm(q), norm(k)          QkNorm::head per head, QkNorm::flat over all heads; RMSNorm
+//   q, k = RoPE(q), RoPE(k)          where a rope is set
+//   a = attention(q, K, V, mask)     K, V: k, v, or all that the cache holds
+//   a = a * sigmoid(gate)            where output_gate is set (gate: a second half of W_q's heads)
+//   y = a W_o^T (+ b_o)
+//
+//   x, y [batch, seq, d_model]
+//   W_q [heads * head_dim, d_model]       W_k [kv_heads * head_dim, d_model]
+//   W_v [kv_heads * value_dim, d_model]   W_o [d_model, heads * value_dim]
+//
+// Query head h reads key/value head h / (heads / kv_heads):
+//
+//   kv_heads = heads   multi-head attention (MHA)        Vaswani et al. 2017, arXiv:1706.03762
+//   kv_heads = 1       multi-query attention (MQA)       Shazeer 2019, arXiv:1911.02150
+//   between            grouped-query attention (GQA)     Ainslie et al. 2023, arXiv:2305.13245
+//
+// With a cache, forward() appends the new keys and values and attends over everything the cache
+// holds: a prefill followed by decode steps gives what one uncached forward gives.
+#pragma once
+
+#include <cmath>
+#include <concepts>
+#include <optional>
+#include <string>
+
+#include "rapt/attention/attention.hpp"
+#include "rapt/cache/kv_cache.hpp"
+#include "rapt/cache/rolling_kv_cache.hpp"
+#include "rapt/core/kinds.hpp"
+#include "rapt/core/ops/gated_activation.hpp"
+#include "rapt/core/ops/matmul.hpp"
+#include "rapt/core/ops/norm.hpp"
+#include "rapt/core/ops/rope.hpp"
+#include "rapt/core/parameter.hpp"
+#include "rapt/core/scratch.hpp"
+#include "rapt/mask/mask.hpp"
+#include "rapt/mask/score.hpp"
+#include "rapt/rope/table.hpp"
+
+namespace rapt {
+
+/// Where the first tokens of StreamingLLM stand for the rotation (Xiao et al. 2023, section 3.2).
+enum class SinkPositions {
+  absolute,  // where they stand in the text
+  in_cache,  // positions are counted inside the cache: no distance passes sink_tokens + window
+};
+
+/// Everything that tells one attention layer from another. 0 means the default that is named.
+struct AttentionConfig {
+  index_t d_model = 0;                // width of x and y; must be given
+  index_t heads = 1;                  // query heads
+  index_t kv_heads = 0;               // key/value heads, a divisor of heads; 0: heads
+  index_t head_dim = 0;               // of q and k; 0: d_model / heads
+  index_t value_dim = 0;              // of v; 0: head_dim
+  index_t window = 0;                 // SlidingWindowAttention: keys a query sees, its own included
+  index_t sink_tokens = 0;            // SlidingWindowAttention: first keys that stay visible
+  SinkPositions sink_positions = SinkPositions::absolute;
+  std::optional<Rope> rope = {};      // none: no rotation
+  double scale = 0;                   // of q·k; 0: 1 / sqrt(head_dim)
+  double softcap = 0;                 // cap * tanh(s / cap) on the scaled scores; 0: none (Gemma 2)
+  bool qkv_bias = false;              // Qwen 2, gpt-oss
+  bool out_bias = false;              // gpt-oss
+  bool sinks = false;                 // a learned sink logit per head (gpt-oss)
+  bool output_gate = false;           // sigmoid gate on the result (Qwen3-Next)
+  bool out_projection = true;         // false: the heads side by side are the result
+  QkNorm qk_norm = QkNorm::none;      // head: Qwen 3, Gemma 3; flat: MiniMax M2
+  double norm_eps = 1e-6;             // of the norms of q and k
+  bool norm_plus_one = false;         // their stored weight is w of (1 + w) (Gemma)
+};
+
+/// The cosines and sines of one call [1 or batch, seq, rotary_dim / 2]: layers that turn alike share
+/// them.
+template <class T, class B>
+using RopeAngles = typename RopeTable<accumulate_t<T>>::template Angles<B>;
+
+/// What a forward call may bring besides x. Host views: positions and masks come with the token ids.
+template <class T, class B>
+struct AttentionCall {
+  /// Rotary position of each token [batch, seq]; absent: they continue the cache, from 0.
+  TensorView<const std::int32_t, 2> positions{};
+  /// 1 for a token, 0 for padding [batch, seq]: nobody sees a padded key. The rows of padded queries
+  /// hold nothing of meaning.
+  TensorView<const std::int32_t, 2> key_mask{};
+  /// Out: the softmax weights [batch, heads, seq, keys].
+  TensorView<accumulate_t<T>, 4, B> probabilities{};
+  /// Which layer of a multi-layer cache to use.
+  index_t layer = 0;
+  /// Rotations computed by the caller for many layers; absent: computed here.
+  RopeAngles<T, B> angles{};
+};
+
+template <class T = float, class B = Cpu, AttentionMask Mask = Causal>
+class Attention {
+ public:
+  using value_type = T;
+  using backend_type = B;
+  using Call = AttentionCall<T, B>;
+
+  /// Zero weights, norms of 1. Throws ShapeError or ValueError naming a setting that does not fit.
+  explicit Attention(AttentionConfig config, Mask mask = {}, B backend = {})
+      : config_(checked(std::move(config))),
+        mask_(std::move(mask)),
+        backend_(backend),
+        qkv_weight_(Shape{q_rows() + k_rows() + v_rows(), config_.d_model}, backend),
+        qkv_bias_(Shape<1>{config_.qkv_bias ? q_rows() + k_rows() + v_rows() : 0}, backend),
+        out_weight_(Shape{config_.out_projection ? config_.d_model : 0, heads() * value_dim()},
+                    backend),
+        out_bias_(Shape<1>{config_.out_bias ? config_.d_model : 0}, backend),
+        q_norm_(Shape<1>{norm_width(config_.heads)}, backend),
+        k_norm_(Shape<1>{norm_width(config_.kv_heads)}, backend),
+        sinks_(Shape<1>{config_.sinks ? config_.heads : 0}, backend) {
+    if (config_.rope) rope_.emplace(*config_.rope, head_dim());
+    reset_norms();
+  }
+
+  const AttentionConfig& config() const { return config_; }
+  const Mask& mask() const { return mask_; }
+  B backend() const { return backend_; }
+  index_t d_model() const { return config_.d_model; }
+  index_t heads() const { return config_.heads; }
+  index_t kv_heads() const { return config_.kv_heads; }
+  index_t head_dim() const { return config_.head_dim; }
+  index_t value_dim() const { return config_.value_dim; }
+  /// Width of y: d_model, or the heads side by side where there is no output projection.
+  index_t out_dim() const {
+    return config_.out_projection ? config_.d_model : heads() * value_dim();
+  }
+
+  /// A cache for `capacity` tokens of `batch` sequences: compact kv_heads.
+  KvCache<T, B> make_cache(index_t batch, index_t capacity) const {
+    return KvCache<T, B>({.batch = batch,
+                          .capacity = capacity,
+                          .kv_heads = kv_heads(),
+                          .head_dim = head_dim(),
+                          .value_dim = value_dim()},
+                         backend_);
+  }
+
+  /// y = attention of x alone.
+  template <TensorLike<3> X>
+  Tensor<T, 3, B> forward(const X& x, const Call& call = {}) const {
+    NoCache none;
+    return forward(x, none, call);
+  }
+  /// y = attention of x and of everything the cache holds; x joins the cache. Throws CapacityError
+  /// where it does not fit; the cache is then as it was.
+  template <TensorLike<3> X, class C>
+    requires(KeyValueCache<C> || std::same_as<C, NoCache>)
+  Tensor<T, 3, B> forward(const X& x, C& cache, const Call& call = {}) const {
+    const auto view = as_const_view(x);
+    auto out = Tensor<T, 3, B>::uninitialized(
+        Shape{view.extent(0), view.extent(1), out_dim()}, backend_);
+    forward(out, view, cache, call);
+    return out;
+  }
+  /// The same into `out` [batch, seq, out_dim], which may not be x; allocates nothing once scratch
+  /// has grown.
+  template <WritableTensorLike<3> Out, TensorLike<3> X, class C>
+    requires(KeyValueCache<C> || std::same_as<C, NoCache>)
+  void forward(Out&& out, const X& x, C& cache, const Call& call = {}) const {
+    run(as_view(out), as_const_view(x), cache, call);
+  }
+
+  /// Cosines and sines for seq tokens of each row that follow `offsets` (host [batch]; absent: 0) or
+  /// stand at `positions`. Layers with one rope may share them through AttentionCall::angles.
+  RopeAngles<T, B> angles(Scratch<B>& scratch, index_t batch, index_t seq,
+                          TensorView<const std::int32_t, 2> positions,
+                          TensorView<const std::int32_t, 1> offsets, index_t rope_length) const {
+    if (!rope_) return {};
+    // Another arena than the device's; on the CPU the rows below die with `scratch`, as the angles do.
+    if (positions) return rope_->angles(scratch, backend_, positions, length_of(positions, rope_length));
+    if (!offsets) return rope_->angles(scratch, backend_, 0, seq, rope_length);
+    bool ragged = false;
+    for (index_t b = 0; b < batch; ++b) ragged = ragged || offsets(b) != offsets(0);
+    if (!ragged)
+      return rope_->angles(scratch, backend_, batch > 0 ? offsets(0) : 0, seq, rope_length);
+    Scratch<Cpu> host;
+    auto rows = host.template tensor<std::int32_t>(Shape{batch, seq});
+    for (index_t b = 0; b < batch; ++b)
+      for (index_t i = 0; i < seq; ++i) rows(b, i) = offsets(b) + static_cast<std::int32_t>(i);
+    if constexpr (std::same_as<B, Cpu>) {
+      // The rows must be gone before the angles are laid on the same stack.
+      auto kept = scratch.template tensor<accumulate_t<T>>(Shape{2, batch, seq * rope_->pairs()});
+      const Shape shape{batch, seq, rope_->pairs()};
+      auto cos = kept.select(0, 0).reshape(shape), sin = kept.select(0, 1).reshape(shape);
+      rope_->write(cos, sin, as_const_view(rows), rope_length);
+      return {cos, sin};
+    } else {
+      return rope_->angles(scratch, backend_, as_const_view(rows), rope_length);
+    }
+  }
+
+  /// Projections N(0, stddev), the output projection N(0, residual_stddev), biases and sinks 0,
+  /// norms 1.
+  void initialize(Philox& random, double stddev, double residual_stddev) {
+    fill_normal(qkv_weight_, random, stddev);
+    if (!out_weight_.empty()) fill_normal(out_weight_, random, residual_stddev);
+    for (auto* zero : {&qkv_bias_, &out_bias_, &sinks_})
+      if (!zero->empty()) fill(*zero, 0.0);
+    reset_norms();
+  }
+  void initialize(Philox& random, double stddev = 0.02) { initialize(random, stddev, stddev); }
+
+  /// q_proj, k_proj, v_proj, o_proj (weight, bias), q_norm, k_norm, sinks: those there are.
+  Parameters<T, B> parameters(const std::string& prefix = "") {
+    Parameters<T, B> out;
+    const index_t rows[] = {q_rows(), k_rows(), v_rows()};
+    const char* const names[] = {"q_proj", "k_proj", "v_proj"};
+    index_t begin = 0;
+    for (int part = 0; part < 3; ++part) {
+      const index_t end = begin + rows[part];
+      out.push_back({prefix + names[part] + ".weight", qkv_weight_.slice(0, begin, end)});
+      if (config_.qkv_bias)
+        out.push_back({prefix + names[part] + ".bias", qkv_bias_.slice(0, begin, end)});
+      begin = end;
+    }
+    if (config_.out_projection) out.push_back({prefix + "o_proj.weight", out_weight_});
+    if (config_.out_bias) out.push_back({prefix + "o_proj.bias", out_bias_});
+    if (config_.qk_norm != QkNorm::none) {
+      out.push_back({prefix + "q_norm.weight", q_norm_});
+      out.push_back({prefix + "k_norm.weight", k_norm_});
+    }
+    if (config_.sinks) out.push_back({prefix + "sinks", sinks_});
+    return out;
+  }
+
+ private:
+  static AttentionConfig checked(AttentionConfig c) {
+    const auto positive = [](const char* name, index_t value) {
+      if (value < 1)
+        throw ShapeError(
+            detail::text("attention: ", name, " is ", value, ", expected at least 1"));
+    };
+    positive("d_model", c.d_model);
+    positive("heads", c.heads);
+    if (c.kv_heads == 0) c.kv_heads = c.heads;
+    positive("kv_heads", c.kv_heads);
+    if (c.heads % c.kv_heads != 0)
+      throw ShapeError(detail::text("attention: kv_heads is ", c.kv_heads,
+                                    ", expected a divisor of ", c.heads, " = heads"));
+    if (c.head_dim == 0) {
+      if (c.d_model % c.heads != 0)
+        throw ShapeError(detail::text("attention: heads is ", c.heads, ", expected a divisor of ",
+                                      c.d_model, " = d_model, or a head_dim"));
+      c.head_dim = c.d_model / c.heads;
+    }
+    positive("head_dim", c.head_dim);
+    if (c.value_dim == 0) c.value_dim = c.head_dim;
+    positive("value_dim", c.value_dim);
+    const auto not_negative = [](const char* name, double value) {
+      if (!(value >= 0) || !std::isfinite(value))
+        throw ValueError(
+            detail::text("attention: ", name, " is ", value, ", expected 0 or a finite number above"));
+    };
+    not_negative("scale", c.scale);
+    not_negative("softcap", c.softcap);
+    not_negative("norm_eps", c.norm_eps);
+    if (c.out_bias && !c.out_projection)
+      throw ValueError("attention: out_bias is true, expected an out_projection to add it to");
+    if (c.output_gate && c.value_dim != c.head_dim)
+      throw ShapeError(detail::text("attention: value_dim is ", c.value_dim, ", expected ",
+                                    c.head_dim, " = head_dim where there is an output_gate"));
+    return c;
+  }
+
+  // Rows of the fused weight: [q (and gate, head by head), k, v].
+  index_t q_width() const { return config_.head_dim * (config_.output_gate ? 2 : 1); }
+  index_t q_rows() const { return config_.heads * q_width(); }
+  index_t k_rows() const { return config_.kv_heads * config_.head_dim; }
+  index_t v_rows() const { return config_.kv_heads * config_.value_dim; }
+  index_t norm_width(index_t norm_heads) const {
+    switch (config_.qk_norm) {
+      case QkNorm::none: return 0;
+      case QkNorm::head: return config_.head_dim;
+      case QkNorm::flat: return norm_heads * config_.head_dim;
+    }
+    return 0;
+  }
+  void reset_norms() {
+    for (auto* norm : {&q_norm_, &k_norm_})
+      if (!norm->empty()) fill(*norm, config_.norm_plus_one ? 0.0 : 1.0);
+  }
+
+  /// A rope that depends on the length takes the largest position where positions are given.
+  static index_t length_of(TensorView<const std::int32_t, 2> positions, index_t rope_length) {
+    index_t length = rope_length;
+    for (index_t b = 0; b < positions.extent(0); ++b)
+      for (index_t i = 0; i < positions.extent(1); ++i)
+        length = std::max<index_t>(length, index_t{positions(b, i)} + 1);
+    return length;
+  }
+
+  template <class C>
+  void run(TensorView<T, 3, B> out, TensorView<const T, 3, B> x, C& cache, const Call& call) const {
+    const index_t batch = x.extent(0), seq = x.extent(1);
+    detail::check_shape("attention", "x", x.shape(), Shape{batch, seq, d_model()},
+                        "[batch, seq, d_model]");
+    detail::check_shape("attention", "out", out.shape(), Shape{batch, seq, out_dim()},
+                        "[batch, seq, out_dim]");
+    for (const auto& [name, view] : {std::pair("positions", call.positions),
+                                     std::pair("key_mask", call.key_mask)})
+      if (view)
+        detail::check_shape("attention", name, view.shape(), Shape{batch, seq}, "[batch, seq]");
+    if constexpr (!std::same_as<C, NoCache>) cache.check_room(batch, seq);
+    if (out.empty()) return;
+
+    Scratch<B> scratch(backend_);
+    if (!x.is_contiguous() || !out.is_contiguous()) {
+      // Products want rows at one stride: a slice of longer sequences is gathered and spread.
+      auto dense_x = scratch.template tensor<T>(x.shape());
+      auto dense_out = scratch.template tensor<T>(out.shape());
+      copy(dense_x, x);
+      run(dense_out, as_const_view(dense_x), cache, call);
+      copy(out, dense_out);
+      return;
+    }
+    const index_t rows = batch * seq, width = q_rows() + k_rows() + v_rows();
+    auto qkv = scratch.template tensor<T>(Shape{batch, seq, width});
+    MatmulOptions<T, B> qkv_options;
+    if (config_.qkv_bias) qkv_options.bias = qkv_bias_.view();
+    matmul(qkv.reshape(Shape{rows, width}), x.reshape(Shape{rows, d_model()}),
+           qkv_weight_.transpose(), qkv_options);
+
+    // Views into the fused result, no copies: [batch, seq, heads, dim].
+    const auto part = [&](index_t begin, index_t n, index_t dim) {
+      return qkv.slice(2, begin, begin + n * dim).reshape(Shape{batch, seq, n, dim});
+    };
+    const auto q_and_gate = part(0, heads(), q_width());
+    const auto q = q_and_gate.slice(3, 0, head_dim());
+    const auto k = part(q_rows(), kv_heads(), head_dim());
+    const auto v = part(q_rows() + k_rows(), kv_heads(), value_dim());
+    normalize(q, q_norm_, scratch);
+    normalize(k, k_norm_, scratch);
+
+    auto merged = config_.out_projection
+                      ? scratch.template tensor<T>(Shape{batch, seq, heads(), value_dim()})
+                      : out.reshape(Shape{batch, seq, heads(), value_dim()});
+    if (config_.sink_positions == SinkPositions::in_cache && config_.sink_tokens > 0)
+      attend_in_cache(merged, q, k, v, cache, call);
+    else
+      attend(merged, q, k, v, cache, call, scratch);
+
+    if (config_.output_gate) {
+      const Shape head_rows{rows * heads(), head_dim()};
+      auto gate = scratch.template tensor<T>(merged.shape());
+      copy(gate, q_and_gate.slice(3, head_dim(), 2 * head_dim()));
+      gated_activation(merged.reshape(head_rows), gate.reshape(head_rows),
+                       merged.reshape(head_rows), Activation::sigmoid);
+    }
+    if (config_.out_projection) {
+      MatmulOptions<T, B> options;
+      if (config_.out_bias) options.bias = out_bias_.view();
+      matmul(out.reshape(Shape{rows, d_model()}),
+             merged.reshape(Shape{rows, heads() * value_dim()}), out_weight_.transpose(), options);
+    }
+  }
+
+  void normalize(TensorView<T, 4, B> x, const Tensor<T, 1, B>& weight, Scratch<B>&) const {
+    if (config_.qk_norm == QkNorm::head) {
+      rms_norm(x, x, weight, config_.norm_eps, config_.norm_plus_one);
+    } else if (config_.qk_norm == QkNorm::flat) {
+      const auto all = x.reshape(Shape{x.extent(0), x.extent(1), x.extent(2) * x.extent(3)});
+      rms_norm(all, all, weight, config_.norm_eps, config_.norm_plus_one);
+    }
+  }
+
+  /// Rotates q and k, appends k and v, attends.
+  template <class C>
+  void attend(TensorView<T, 4, B> merged, TensorView<T, 4, B> q, TensorView<T, 4, B> k,
+              TensorView<T, 4, B> v, C& cache, const Call& call, Scratch<B>& scratch) const {
+    constexpr bool kCached = !std::same_as<C, NoCache>;
+    const index_t batch = q.extent(0), seq = q.extent(1);
+    if (rope_) {
+      RopeAngles<T, B> turn = call.angles;
+      if (!turn.cos) {
+        if constexpr (kCached)
+          turn = angles(scratch, batch, seq, call.positions, cache.offsets(),
+                        cache.rope_length(seq));
+        else
+          turn = angles(scratch, batch, seq, call.positions, {}, seq);
+      }
+      rope(q, turn.cos, turn.sin, rope_->options());
+      rope(k, turn.cos, turn.sin, rope_->options());
+    }
+    CacheStep<T, B> step;
+    if constexpr (kCached) {
+      step = cache.append(scratch, call.layer, k, v, call.key_mask);
+    } else {
+      step.keys = k;
+      step.values = v;
+      if (call.key_mask) step.kv_positions = masked_positions(call.key_mask, scratch);
+    }
+    attend_step(merged, q, step, call);
+  }
+
+  void attend_step(TensorView<T, 4, B> merged, TensorView<const T, 4, B> q,
+                   const CacheStep<T, B>& step, const Call& call) const {
+    AttentionOptions<TensorView<T, 4, B>> options;
+    options.scale = static_cast<accumulate_t<T>>(config_.scale);
+    if (config_.sinks) options.sink_logits = sinks_.view();
+    options.kv_lengths = step.kv_lengths;
+    options.q_positions = step.q_positions;
+    options.kv_positions = step.kv_positions;
+    options.probabilities = call.probabilities;
+    if (config_.softcap > 0)
+      rapt::attention(merged, q, step.keys, step.values, mask_, SoftCap{config_.softcap}, options);
+    else
+      rapt::attention(merged, q, step.keys, step.values, mask_, Identity{}, options);
+  }
+
+  /// Position i of key i, -1 where it is padding.
+  TensorView<const std::int32_t, 2, B> masked_positions(TensorView<const std::int32_t, 2> key_mask,
+                                                        Scratch<B>& scratch) const {
+    const auto fill_in = [&](TensorView<std::int32_t, 2> out) {
+      for (index_t b = 0; b < out.extent(0); ++b)
+        for (index_t i = 0; i < out.extent(1); ++i)
+          out(b, i) = key_mask(b, i) != 0 ? static_cast<std::int32_t>(i) : -1;
+    };
+    if constexpr (std::same_as<B, Cpu>) {
+      auto out = scratch.template tensor<std::int32_t>(key_mask.shape());
+      fill_in(out);
+      return out;
+    } else {
+      Scratch<Cpu> host;
+      auto out = host.template tensor<std::int32_t>(key_mask.shape());
+      fill_in(out);
+      return detail::on_backend(scratch, backend_, as_const_view(out));
+    }
+  }
+
+  /// StreamingLLM's positions: keys enter the cache unrotated, and each step rotates what is kept by
+  /// its place inside the cache. While nothing is evicted these are the ordinary positions, and a
+  /// chunk goes in one piece; from then on every token shifts them, and goes alone.
+  template <class C>
+  void attend_in_cache(TensorView<T, 4, B> merged, TensorView<T, 4, B> q, TensorView<T, 4, B> k,
+                       TensorView<T, 4, B> v, C& cache, const Call& call) const {
+    if constexpr (std::same_as<C, NoCache>) {
+      RollingKvCache<T, B> rolling = make_rolling_cache(q.extent(0));
+      attend_in_cache(merged, q, k, v, rolling, call);
+    } else if constexpr (!std::same_as<C, RollingKvCache<T, B>>) {
+      throw ValueError(
+          "attention: the cache keeps every token, expected a RollingKvCache where sink_positions is "
+          "in_cache");
+    } else {
+      if (call.positions || call.probabilities)
+        throw ValueError(
+            "attention: positions or probabilities are given, expected neither where "
+            "sink_positions is in_cache");
+      const index_t seq = q.extent(1);
+      for (index_t begin = 0; begin < seq;) {
+        const index_t whole = std::min(seq - begin, cache.slots() - cache.length());
+        const index_t end = begin + std::max<index_t>(whole, 1);
+        Scratch<B> scratch(backend_);
+        const auto rows = [&](auto t) { return t.slice(1, begin, end); };
+        const index_t first = cache.length();
+        CacheStep<T, B> step = cache.append(
+            scratch, call.layer, rows(k), rows(v),
+            call.key_mask ? call.key_mask.slice(1, begin, end) : call.key_mask);
+        const index_t total = first + (end - begin);
+        const index_t oldest = std::max(config_.sink_tokens, total - cache.window());
+        const auto place = [&](index_t p) {
+          return p < config_.sink_tokens ? p : config_.sink_tokens + (p - oldest);
+        };
+        auto turned = scratch.template tensor<T>(step.keys.shape());
+        copy(turned, step.keys);
+        if (rope_) {
+          const auto query = rows(q);
+          rotate_by(query, [&](index_t, index_t i) { return place(first + i); }, scratch);
+          rotate_by(turned,
+                    [&](index_t, index_t slot) {
+                      // The newest position that lies in this slot.
+                      if (slot < config_.sink_tokens || total <= cache.slots()) return place(slot);
+                      const index_t ring = slot - config_.sink_tokens;
+                      const index_t newest = total - 1 - config_.sink_tokens;
+                      return place(config_.sink_tokens + newest -
+                                   (newest - ring) % cache.window());
+                    },
+                    scratch);
+        }
+        step.keys = turned;
+        attend_step(rows(merged), rows(q), step, call);
+        begin = end;
+      }
+    }
+  }
+  template <class Place>
+  void rotate_by(TensorView<T, 4, B> x, Place place, Scratch<B>& scratch) const {
+    auto rows = Tensor<std::int32_t, 2>(Shape<2>{1, x.extent(1)});
+    for (index_t i = 0; i < x.extent(1); ++i)
+      rows(0, i) = static_cast<std::int32_t>(place(0, i));
+    const auto turn = rope_->angles(scratch, backend_, as_const_view(rows));
+    rope(x, turn.cos, turn.sin, rope_->options());
+  }
+
+ protected:
+  RollingKvCache<T, B> make_rolling_cache(index_t batch) const {
+    return RollingKvCache<T, B>({.batch = batch,
+                                 .window = config_.window,
+                                 .sink_tokens = config_.sink_tokens,
+                                 .kv_heads = kv_heads(),
+                                 .head_dim = head_dim(),
+                                 .value_dim = value_dim()},
+                                backend_);
+  }
+
+ private:
+  AttentionConfig config_;
+  Mask mask_;
+  B backend_;
+  std::optional<RopeTable<accumulate_t<T>>> rope_;
+  Tensor<T, 2, B> qkv_weight_;
+  Tensor<T, 1, B> qkv_bias_;
+  Tensor<T, 2, B> out_weight_;
+  Tensor<T, 1, B> out_bias_, q_norm_, k_norm_, sinks_;
+};
+
+/// As many key/value heads as query heads. Throws ShapeError for another kv_heads.
+template <class T = float, class B = Cpu>
+class MultiHeadAttention : public Attention<T, B> {
+ public:
+  explicit MultiHeadAttention(AttentionConfig config, B backend = {})
+      : Attention<T, B>(checked(std::move(config)), Causal{}, backend) {}
+
+ private:
+  static AttentionConfig checked(AttentionConfig config) {
+    if (config.kv_heads != 0 && config.kv_heads != config.heads)
+      throw ShapeError(detail::text("multi_head_attention: kv_heads is ", config.kv_heads,
+                                    ", expected ", config.heads, " = heads"));
+    return config;
+  }
+};
+
+/// kv_heads key/value heads, each shared by heads / kv_heads query heads.
+template <class T = float, class B = Cpu>
+class GroupedQueryAttention : public Attention<T, B> {
+ public:
+  explicit GroupedQueryAttention(AttentionConfig config, B backend = {})
+      : Attention<T, B>(std::move(config), Causal{}, backend) {}
+};
+
+/// One key/value head for all query heads. Throws ShapeError for another kv_heads.
+template <class T = float, class B = Cpu>
+class MultiQueryAttention : public Attention<T, B> {
+ public:
+  explicit MultiQueryAttention(AttentionConfig config, B backend = {})
+      : Attention<T, B>(checked(std::move(config)), Causal{}, backend) {}
+
+ private:
+  static AttentionConfig checked(AttentionConfig config) {
+    if (config.kv_heads != 0 && config.kv_heads != 1)
+      throw ShapeError(detail::text("multi_query_attention: kv_heads is ", config.kv_heads,
+                                    ", expected 1"));
+    config.kv_heads = 1;
+    return config;
+  }
+};
+
+/// Causal attention to the last `window` keys and to the first `sink_tokens`.
+using CausalWindow = decltype(Causal{} & (SlidingWindow{1} | SinkTokens{0}));
+
+inline CausalWindow causal_window(index_t window, index_t sink_tokens = 0) {
+  return Causal{} & (SlidingWindow{window} | SinkTokens{sink_tokens});
+}
+
+/// Each query sees the last `window` keys, its own included, and the first `sink_tokens`; its cache
+/// is a ring (RollingKvCache), or a KvCache where the window holds everything.
+template <class T = float, class B = Cpu>
+class SlidingWindowAttention : public Attention<T, B, CausalWindow> {
+ public:
+  explicit SlidingWindowAttention(AttentionConfig config, B backend = {})
+      : Attention<T, B, CausalWindow>(checked(config),
+                                      causal_window(config.window, config.sink_tokens), backend) {}
+
+  /// `capacity` does not bound a ring: it forgets instead.
+  RollingKvCache<T, B> make_cache(index_t batch, index_t = 0) const {
+    return this->make_rolling_cache(batch);
+  }
+  /// A cache that keeps every token, for those who must be able to go back.
+  KvCache<T, B> make_full_cache(index_t batch, index_t capacity) const {
+    return Attention<T, B, CausalWindow>::make_cache(batch, capacity);
+  }
+
+ private:
+  static AttentionConfig checked(AttentionConfig config) {
+    if (config.window < 1)
+      throw ShapeError(detail::text("sliding_window_attention: window is ", config.window,
+                                    ", expected at least 1 key"));
+    if (config.sink_tokens < 0)
+      throw ShapeError(detail::text("sliding_window_attention: sink_tokens is ",
+                                    config.sink_tokens, ", expected 0 or more"));
+    return config;
+  }
+};
+
+}  // namespace rapt

@@ -1,0 +1,165 @@
+// One decoder block of a language model, on the residual stream h.
+//
+//   pre-norm (GPT, Llama, Mistral, Qwen)        h += attention(norm_1(h));  h += mlp(norm_2(h))
+//   with post-norms (Gemma 2, Gemma 3)          h += post_1(attention(norm_1(h)));
+//                                               h += post_2(mlp(norm_2(h)))
+//
+//   h [batch, seq, d_model], changed in place
+//
+// Every layer uses one mask type, Causal & SlidingWindow{window}: a global layer is a window wider
+// than any sequence, so layers of both kinds are one kernel.
+#pragma once
+
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "rapt/core/ops/add.hpp"
+#include "rapt/io/model_config.hpp"
+#include "rapt/modules/attention.hpp"
+#include "rapt/nn/gated_mlp.hpp"
+#include "rapt/nn/norm.hpp"
+
+namespace rapt::nn {
+
+/// RopeConfig of a model file as the rope room's settings.
+inline Rope make_rope(const RopeConfig& config, index_t max_position) {
+  Rope rope;
+  rope.theta = config.theta;
+  rope.kind = [&] {
+    if (config.kind == "default") return RopeKind::standard;
+    if (config.kind == "linear") return RopeKind::linear;
+    if (config.kind == "dynamic") return RopeKind::dynamic;
+    if (config.kind == "yarn") return RopeKind::yarn;
+    if (config.kind == "llama3") return RopeKind::llama3;
+    if (config.kind == "longrope") return RopeKind::longrope;
+    if (config.kind == "proportional") return RopeKind::proportional;
+    throw ValueError(detail::text("rope: kind is \"", config.kind,
+                                  "\", expected default, linear, dynamic, yarn, llama3, ",
+                                  "longrope or proportional"));
+  }();
+  rope.factor = config.factor;
+  rope.low_freq_factor = config.low_freq_factor;
+  rope.high_freq_factor = config.high_freq_factor;
+  rope.original_max_position =
+      config.original_max_position > 0 ? config.original_max_position : max_position;
+  rope.max_position = max_position;
+  rope.beta_fast = config.beta_fast;
+  rope.beta_slow = config.beta_slow;
+  rope.truncate = config.truncate;
+  if (config.attention_factor != 0) rope.attention_factor = config.attention_factor;
+  rope.mscale = config.mscale;
+  rope.mscale_all_dim = config.mscale_all_dim;
+  for (const double f : config.short_factor) rope.short_factor.push_back(static_cast<float>(f));
+  for (const double f : config.long_factor) rope.long_factor.push_back(static_cast<float>(f));
+  rope.partial_factor = config.partial_factor;
+  rope.layout = config.layout;
+  return rope;
+}
+
+/// The attention of one layer of a model.
+inline AttentionConfig attention_config(const ModelConfig& model, index_t layer) {
+  AttentionConfig config;
+  config.d_model = model.d_model;
+  config.heads = model.heads;
+  config.kv_heads = model.kv_heads;
+  config.head_dim = model.head_dim;
+  const index_t window = model.window_of(layer);
+  config.window = window > 0 ? window : std::numeric_limits<index_t>::max();
+  config.rope = make_rope(model.rope_of(layer), model.max_position);
+  config.scale = model.query_scale;
+  config.softcap = model.attention_softcap;
+  config.qkv_bias = model.qkv_bias;
+  config.out_bias = model.out_bias;
+  config.sinks = model.sinks;
+  config.qk_norm = model.qk_norm;
+  config.norm_eps = model.norm_eps;
+  config.norm_plus_one = model.norm_plus_one;
+  return config;
+}
+
+template <class T = float, class B = Cpu>
+class Block {
+ public:
+  Block(const ModelConfig& model, index_t layer, B backend = {})
+      : attention_(attention_config(model, layer), backend),
+        mlp_(model.d_model, model.ffn_dim, model.activation, model.mlp_bias, backend),
+        attention_norm_(model.d_model, norm_config(model), backend),
+        mlp_norm_(model.d_model, norm_config(model), backend) {
+    if (model.post_norms) {
+      post_attention_norm_.emplace(model.d_model, norm_config(model), backend);
+      post_mlp_norm_.emplace(model.d_model, norm_config(model), backend);
+    }
+  }
+
+  /// h changes in place; allocates nothing once scratch has grown. `cache` is a cache of the
+  /// attention module (call.layer says which of its layers), or NoCache{}.
+  template <class C>
+  void forward(TensorView<T, 3, B> h, C& cache, const AttentionCall<T, B>& call) const {
+    const index_t batch = h.extent(0), seq = h.extent(1), width = h.extent(2);
+    const auto rows = h.reshape(Shape{batch * seq, width});
+    Scratch<B> scratch(h.backend());
+    auto normed = scratch.template tensor<T>(h.shape());
+    auto normed_rows = normed.reshape(rows.shape());
+    auto branch = scratch.template tensor<T>(h.shape());
+    auto branch_rows = branch.reshape(rows.shape());
+
+    attention_norm_.forward(normed_rows, rows);
+    attention_.forward(branch, normed, cache, call);
+    if (post_attention_norm_) post_attention_norm_->forward(branch_rows, branch_rows);
+    add(rows, branch_rows);
+
+    mlp_norm_.forward(normed_rows, rows);
+    if (post_mlp_norm_) {
+      mlp_.forward(branch_rows, normed_rows);
+      post_mlp_norm_->forward(branch_rows, branch_rows);
+      add(rows, branch_rows);
+    } else {
+      mlp_.accumulate(rows, normed_rows);
+    }
+  }
+
+  auto& attention() { return attention_; }
+  const auto& attention() const { return attention_; }
+
+  void initialize(Philox& random, double stddev, double residual_stddev) {
+    attention_.initialize(random, stddev, residual_stddev);
+    mlp_.initialize(random, stddev, residual_stddev);
+    attention_norm_.initialize();
+    mlp_norm_.initialize();
+    if (post_attention_norm_) post_attention_norm_->initialize();
+    if (post_mlp_norm_) post_mlp_norm_->initialize();
+  }
+
+  /// Under Hugging Face's names: what is called post_attention_layernorm there is the norm before
+  /// the feed-forward layer in Llama, and the norm after attention in Gemma.
+  Parameters<T, B> parameters(const std::string& prefix = "") {
+    Parameters<T, B> out;
+    const auto take = [&](auto& part, const char* name) {
+      detail::append_parameters(out, part.parameters(prefix + name));
+    };
+    take(attention_norm_, "input_layernorm.");
+    take(attention_, "self_attn.");
+    if (post_attention_norm_) {
+      take(*post_attention_norm_, "post_attention_layernorm.");
+      take(mlp_norm_, "pre_feedforward_layernorm.");
+      take(*post_mlp_norm_, "post_feedforward_layernorm.");
+    } else {
+      take(mlp_norm_, "post_attention_layernorm.");
+    }
+    take(mlp_, "mlp.");
+    return out;
+  }
+
+ private:
+  static NormConfig norm_config(const ModelConfig& model) {
+    return {.kind = model.norm, .eps = model.norm_eps, .plus_one = model.norm_plus_one};
+  }
+
+  SlidingWindowAttention<T, B> attention_;
+  GatedMlp<T, B> mlp_;
+  Norm<T, B> attention_norm_, mlp_norm_;
+  std::optional<Norm<T, B>> post_attention_norm_, post_mlp_norm_;
+};
+
+}  // namespace rapt::nn

@@ -1,0 +1,51 @@
+// Embedding: out[b, s, :] = scale * table[ids[b, s], :], and the tied output projection.
+//
+//   table [vocab, d_model]     ids [batch, seq], int32     out [batch, seq, d_model]
+#pragma once
+
+#include <string>
+
+#include "rapt/core/ops/embedding.hpp"
+#include "rapt/core/ops/matmul.hpp"
+#include "rapt/core/parameter.hpp"
+
+namespace rapt::nn {
+
+template <class T = float, class B = Cpu>
+class Embedding {
+ public:
+  Embedding(index_t vocab, index_t width, double scale = 1.0, B backend = {})
+      : scale_(scale), table_(Shape{vocab, width}, backend) {}
+
+  index_t vocab() const { return table_.extent(0); }
+  index_t width() const { return table_.extent(1); }
+
+  /// Throws ValueError naming an id outside the table; nothing is written then.
+  void forward(TensorView<T, 3, B> out, TensorView<const std::int32_t, 2, B> ids) const {
+    embedding(out, table_, ids, static_cast<accumulate_t<T>>(scale_));
+  }
+  Tensor<T, 3, B> forward(TensorView<const std::int32_t, 2, B> ids) const {
+    auto out = Tensor<T, 3, B>::uninitialized(Shape{ids.extent(0), ids.extent(1), width()},
+                                              ids.backend());
+    forward(out, ids);
+    return out;
+  }
+  /// logits = x table^T: the tied language-model head (without the scale).
+  void project(TensorView<T, 2, B> logits, TensorView<const T, 2, B> x) const {
+    matmul(logits, x, table_.transpose());
+  }
+
+  void initialize(Philox& random, double stddev = 0.02) { fill_normal(table_, random, stddev); }
+
+  Parameters<T, B> parameters(const std::string& prefix = "") {
+    Parameters<T, B> out;
+    out.push_back({prefix + "weight", table_});
+    return out;
+  }
+
+ private:
+  double scale_;
+  Tensor<T, 2, B> table_;
+};
+
+}  // namespace rapt::nn

@@ -1,0 +1,88 @@
+// The gated feed-forward layer: SwiGLU (act = silu) and GeGLU (act = gelu).
+//
+//   y = W_down ( act(W_gate x) * (W_up x) )
+//
+//   x, y [rows, d_model]     W_gate, W_up [hidden, d_model]     W_down [d_model, hidden]
+//
+// W_gate and W_up are one fused matrix [2 * hidden, d_model] in memory: x is read once.
+//
+// Source: Shazeer 2020, arXiv:2002.05202.
+#pragma once
+
+#include <string>
+
+#include "rapt/core/ops/gated_activation.hpp"
+#include "rapt/core/scratch.hpp"
+#include "rapt/nn/linear.hpp"
+
+namespace rapt::nn {
+
+template <class T = float, class B = Cpu>
+class GatedMlp {
+ public:
+  GatedMlp(index_t d_model, index_t hidden, Activation activation = Activation::silu,
+           bool bias = false, B backend = {})
+      : hidden_(hidden),
+        activation_(activation),
+        gate_up_(d_model, 2 * hidden, bias, backend),
+        down_(hidden, d_model, bias, backend) {}
+
+  index_t d_model() const { return gate_up_.in(); }
+  index_t hidden() const { return hidden_; }
+
+  /// y = mlp(x); y may not be x. Allocates nothing once scratch has grown.
+  void forward(TensorView<T, 2, B> y, TensorView<const T, 2, B> x) const {
+    Scratch<B> scratch(x.backend());
+    down_.forward(y, activated(scratch, x));
+  }
+  /// y += mlp(x): straight into the residual stream.
+  void accumulate(TensorView<T, 2, B> y, TensorView<const T, 2, B> x) const {
+    Scratch<B> scratch(x.backend());
+    down_.accumulate(y, activated(scratch, x));
+  }
+  template <std::size_t Rank>
+  Tensor<T, Rank, B> forward(const Tensor<T, Rank, B>& x) const {
+    auto y = Tensor<T, Rank, B>::uninitialized(x.shape(), x.backend());
+    const index_t width = x.extent(Rank - 1), rows = width > 0 ? x.size() / width : 0;
+    forward(y.reshape(Shape{rows, width}), x.reshape(Shape{rows, width}));
+    return y;
+  }
+
+  /// Weights N(0, stddev); the down projection, which ends in the residual stream, by
+  /// residual_stddev.
+  void initialize(Philox& random, double stddev = 0.02, double residual_stddev = 0.02) {
+    gate_up_.initialize(random, stddev);
+    down_.initialize(random, residual_stddev);
+  }
+
+  /// gate_proj, up_proj, down_proj.
+  Parameters<T, B> parameters(const std::string& prefix = "") {
+    Parameters<T, B> out;
+    const auto weight = gate_up_.weight();
+    const auto bias = gate_up_.bias();
+    out.push_back({prefix + "gate_proj.weight", weight.slice(0, 0, hidden_)});
+    if (!bias.empty()) out.push_back({prefix + "gate_proj.bias", bias.slice(0, 0, hidden_)});
+    out.push_back({prefix + "up_proj.weight", weight.slice(0, hidden_, 2 * hidden_)});
+    if (!bias.empty())
+      out.push_back({prefix + "up_proj.bias", bias.slice(0, hidden_, 2 * hidden_)});
+    detail::append_parameters(out, down_.parameters(prefix + "down_proj."));
+    return out;
+  }
+
+ private:
+  TensorView<const T, 2, B> activated(Scratch<B>& scratch, TensorView<const T, 2, B> x) const {
+    auto both = scratch.template tensor<T>(Shape{x.extent(0), 2 * hidden_});
+    gate_up_.forward(both, x);
+    // Dense rows for the down projection: the product reads them many times.
+    auto mid = scratch.template tensor<T>(Shape{x.extent(0), hidden_});
+    gated_activation(mid, both.slice(1, 0, hidden_), both.slice(1, hidden_, 2 * hidden_),
+                     activation_);
+    return mid;
+  }
+
+  index_t hidden_;
+  Activation activation_;
+  Linear<T, B> gate_up_, down_;
+};
+
+}  // namespace rapt::nn

@@ -1,0 +1,78 @@
+// Linear: y = x W^T (+ b), the projection every layer is made of.
+//
+//   x [rows, in] or [batch, seq, in]     W [out, in] row-major, as checkpoints store it
+//   y [rows, out] or [batch, seq, out]   b [out], where bias is asked for
+#pragma once
+
+#include <string>
+
+#include "rapt/core/ops/matmul.hpp"
+#include "rapt/core/parameter.hpp"
+
+namespace rapt::nn {
+
+template <class T = float, class B = Cpu>
+class Linear {
+ public:
+  /// Zero weights. Throws ShapeError below 1.
+  Linear(index_t in, index_t out, bool bias = false, B backend = {})
+      : weight_(Shape{checked("out", out), checked("in", in)}, backend),
+        bias_(Shape<1>{bias ? out : 0}, backend) {}
+
+  index_t in() const { return weight_.extent(1); }
+  index_t out() const { return weight_.extent(0); }
+
+  /// y = x W^T (+ b); allocates nothing. Throws ShapeError where a width does not fit.
+  void forward(TensorView<T, 2, B> y, TensorView<const T, 2, B> x) const {
+    MatmulOptions<T, B> options;
+    if (!bias_.empty()) options.bias = bias_.view();
+    matmul(y, x, weight_.transpose(), options);
+  }
+  /// y += x W^T: a projection that ends in the residual stream.
+  void accumulate(TensorView<T, 2, B> y, TensorView<const T, 2, B> x) const {
+    MatmulOptions<T, B> options{.accumulate = true};
+    if (!bias_.empty()) options.bias = bias_.view();
+    matmul(y, x, weight_.transpose(), options);
+  }
+  template <std::size_t Rank>
+  Tensor<T, Rank, B> forward(TensorView<const T, Rank, B> x) const {
+    Shape<Rank> shape = x.shape();
+    shape[Rank - 1] = out();
+    auto y = Tensor<T, Rank, B>::uninitialized(shape, x.backend());
+    const index_t rows = x.size() / (x.extent(Rank - 1) > 0 ? x.extent(Rank - 1) : 1);
+    forward(y.reshape(Shape{rows, out()}), x.reshape(Shape{rows, x.extent(Rank - 1)}));
+    return y;
+  }
+  template <std::size_t Rank>
+  Tensor<T, Rank, B> forward(const Tensor<T, Rank, B>& x) const {
+    return forward(x.view());
+  }
+
+  /// Weights N(0, stddev), biases 0.
+  void initialize(Philox& random, double stddev = 0.02) { fill_normal(weight_, random, stddev); }
+
+  TensorView<T, 2, B> weight() { return weight_.view(); }
+  TensorView<const T, 2, B> weight() const { return weight_.view(); }
+  TensorView<T, 1, B> bias() { return bias_.view(); }
+
+  /// weight [out, in] and, where there is one, bias [out].
+  Parameters<T, B> parameters(const std::string& prefix = "") {
+    Parameters<T, B> out;
+    out.push_back({prefix + "weight", weight_});
+    if (!bias_.empty()) out.push_back({prefix + "bias", bias_});
+    return out;
+  }
+
+ private:
+  static index_t checked(const char* name, index_t extent) {
+    if (extent < 1)
+      throw ShapeError(
+          detail::text("linear: ", name, " is ", extent, ", expected a width of at least 1"));
+    return extent;
+  }
+
+  Tensor<T, 2, B> weight_;
+  Tensor<T, 1, B> bias_;
+};
+
+}  // namespace rapt::nn

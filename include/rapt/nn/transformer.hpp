@@ -1,0 +1,222 @@
+// Transformer: a decoder-only language model, assembled from a ModelConfig.
+//
+//   h = embedding_scale * E[ids]                       [batch, seq, d_model]
+//   for each layer: h = block(h)                       nn/block.hpp
+//   h = norm(h);  logits = h W^T                       W = E when tied
+//   logits = c tanh(logits / c)                        where logit_softcap = c > 0 (Gemma 2)
+//
+// One class for the GPT of LayerNorms and SwiGLU, Llama, SmolLM2, Mistral, Qwen 2 and 3, Gemma 2 and
+// 3: what differs is configuration, layer by layer. Parameters carry Hugging Face's names, so that a
+// checkpoint is a loop over parameters() (nn/checkpoint.hpp).
+//
+//   auto cache = model.make_cache(batch, capacity);
+//   auto logits = model.forward(prompt, cache);        // prefill [batch, seq, vocab]
+//   auto next = model.forward(token, cache);           // decode  [batch, 1, vocab]
+//   auto all = model.forward(prompt);                  // without a cache: the same logits
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "rapt/core/ops/softcap.hpp"
+#include "rapt/io/model_config.hpp"
+#include "rapt/nn/block.hpp"
+#include "rapt/nn/embedding.hpp"
+#include "rapt/nn/linear.hpp"
+#include "rapt/nn/norm.hpp"
+#include "rapt/nn/transformer_cache.hpp"
+
+namespace rapt::nn {
+
+/// What a call may bring besides ids; see AttentionCall.
+template <class T, class B>
+struct TransformerCall {
+  TensorView<const std::int32_t, 2> positions{};  // [batch, seq]; absent: they continue the cache
+  TensorView<const std::int32_t, 2> key_mask{};   // [batch, seq], 0: padding
+  /// Called after the embedding (layer -1) and after each block with the residual stream
+  /// [batch, seq, d_model]: for looking inside.
+  void (*observe)(void* context, index_t layer, TensorView<const T, 3, B> h) = nullptr;
+  void* observe_context = nullptr;
+};
+
+template <class T = float, class B = Cpu>
+class Transformer {
+ public:
+  using Cache = TransformerCache<T, B>;
+  using Call = TransformerCall<T, B>;
+
+  /// Zero weights, norms of 1. Throws ShapeError or ValueError naming a setting that does not fit.
+  explicit Transformer(ModelConfig config, B backend = {})
+      : config_(checked(std::move(config))),
+        backend_(backend),
+        embedding_(config_.vocab_size, config_.d_model, config_.embedding_scale, backend),
+        norm_(config_.d_model,
+              {.kind = config_.norm, .eps = config_.norm_eps, .plus_one = config_.norm_plus_one},
+              backend) {
+    blocks_.reserve(static_cast<std::size_t>(config_.layers));
+    for (index_t layer = 0; layer < config_.layers; ++layer)
+      blocks_.emplace_back(config_, layer, backend);
+    if (!config_.tie_embeddings)
+      head_.emplace(config_.d_model, config_.vocab_size, false, backend);
+  }
+
+  const ModelConfig& config() const { return config_; }
+  B backend() const { return backend_; }
+
+  /// Global layers keep `capacity` tokens, local layers their window; see nn/transformer_cache.hpp.
+  Cache make_cache(index_t batch, index_t capacity) const {
+    return Cache(config_, batch, capacity, backend_);
+  }
+
+  /// h [batch, seq, d_model] = the normed residual stream after the last block: what the output
+  /// matrix multiplies. With a cache the new tokens are appended to it. Throws CapacityError when it
+  /// is full, ValueError for an id outside the vocabulary; the cache is then as it was.
+  void hidden(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids, Cache& cache,
+              const Call& call = {}) const {
+    cache.check_room(ids.extent(0), ids.extent(1));
+    run(h, ids, &cache, call);
+  }
+  void hidden(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids,
+              const Call& call = {}) const {
+    run(h, ids, nullptr, call);
+  }
+
+  /// logits [rows, vocab] of rows of hidden() [rows, d_model].
+  void logits(TensorView<T, 2, B> out, TensorView<const T, 2, B> h) const {
+    if (head_)
+      head_->forward(out, h);
+    else
+      embedding_.project(out, h);
+    if (config_.logit_softcap > 0)
+      softcap(out, static_cast<accumulate_t<T>>(config_.logit_softcap));
+  }
+
+  /// Logits of every token [batch, seq, vocab].
+  Tensor<T, 3, B> forward(TensorView<const std::int32_t, 2> ids, Cache& cache,
+                          const Call& call = {}) const {
+    cache.check_room(ids.extent(0), ids.extent(1));
+    return all_logits(ids, &cache, call);
+  }
+  Tensor<T, 3, B> forward(TensorView<const std::int32_t, 2> ids, const Call& call = {}) const {
+    return all_logits(ids, nullptr, call);
+  }
+
+  /// Weights N(0, 0.02), projections into the residual stream N(0, 0.02 / sqrt(2 layers)), norms 1.
+  void initialize(Philox& random, double stddev = 0.02) {
+    const double residual = stddev / std::sqrt(2.0 * static_cast<double>(config_.layers));
+    embedding_.initialize(random, stddev);
+    for (auto& block : blocks_) block.initialize(random, stddev, residual);
+    norm_.initialize();
+    if (head_) head_->initialize(random, stddev);
+  }
+
+  /// Every weight once (a tied head has none of its own), under Hugging Face's names.
+  Parameters<T, B> parameters() {
+    Parameters<T, B> out = embedding_.parameters("model.embed_tokens.");
+    for (std::size_t layer = 0; layer < blocks_.size(); ++layer)
+      detail::append_parameters(
+          out, blocks_[layer].parameters(detail::text("model.layers.", layer, ".")));
+    detail::append_parameters(out, norm_.parameters("model.norm."));
+    if (head_) detail::append_parameters(out, head_->parameters("lm_head."));
+    return out;
+  }
+
+  auto& block(index_t layer) { return blocks_.at(static_cast<std::size_t>(layer)); }
+  const auto& block(index_t layer) const { return blocks_.at(static_cast<std::size_t>(layer)); }
+
+ private:
+  static ModelConfig checked(ModelConfig config) {
+    const auto positive = [](const char* name, index_t value) {
+      if (value < 1)
+        throw ShapeError(detail::text("transformer: ", name, " is ", value,
+                                      ", expected at least 1"));
+    };
+    positive("vocab_size", config.vocab_size);
+    positive("d_model", config.d_model);
+    positive("layers", config.layers);
+    positive("ffn_dim", config.ffn_dim);
+    positive("heads", config.heads);
+    if (config.kv_heads == 0) config.kv_heads = config.heads;
+    if (config.head_dim == 0) config.head_dim = config.d_model / config.heads;
+    if (config.layer_types.empty())
+      config.layer_types.resize(static_cast<std::size_t>(config.layers));
+    if (static_cast<index_t>(config.layer_types.size()) != config.layers)
+      throw ShapeError(detail::text("transformer: layer_types is [", config.layer_types.size(),
+                                    "], expected [", config.layers, "] = [layers]"));
+    return config;
+  }
+
+  void run(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids, Cache* cache,
+           const Call& call) const {
+    const index_t batch = ids.extent(0), seq = ids.extent(1);
+    detail::check_shape("transformer", "h", h.shape(), Shape{batch, seq, config_.d_model},
+                        "[batch, seq, d_model]");
+    if (seq == 0 || batch == 0) return;
+    Scratch<B> scratch(backend_);
+    embed(h, ids, scratch);
+    if (call.observe != nullptr) call.observe(call.observe_context, -1, h);
+
+    AttentionCall<T, B> attention_call;
+    attention_call.positions = call.positions;
+    attention_call.key_mask = call.key_mask;
+    // Layers turn by one of two ropes: the angles of each are computed once.
+    RopeAngles<T, B> angles[2];
+    const auto angles_of = [&](index_t layer) -> RopeAngles<T, B>& {
+      RopeAngles<T, B>& found = angles[config_.layer_types[static_cast<std::size_t>(layer)].local_rope];
+      if (!found.cos)
+        found = blocks_[static_cast<std::size_t>(layer)].attention().angles(
+            scratch, batch, seq, call.positions,
+            cache ? cache->offsets() : TensorView<const std::int32_t, 1>{},
+            cache ? cache->rope_length(seq) : seq);
+      return found;
+    };
+    for (index_t layer = 0; layer < config_.layers; ++layer) {
+      attention_call.angles = angles_of(layer);
+      const auto& block = blocks_[static_cast<std::size_t>(layer)];
+      if (cache != nullptr) {
+        attention_call.layer = cache->index_in_group(layer);
+        cache->visit(layer, [&](auto& part) { block.forward(h, part, attention_call); });
+      } else {
+        NoCache none;
+        block.forward(h, none, attention_call);
+      }
+      if (call.observe != nullptr) call.observe(call.observe_context, layer, h);
+    }
+    const auto rows = h.reshape(Shape{batch * seq, config_.d_model});
+    norm_.forward(rows, rows);
+  }
+
+  /// ids live on the host; the table where the model is.
+  void embed(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids,
+             Scratch<B>& scratch) const {
+    if constexpr (std::same_as<B, Cpu>) {
+      (void)scratch;
+      embedding_.forward(h, ids);
+    } else {
+      auto device_ids = scratch.template tensor<std::int32_t>(ids.shape());
+      copy(device_ids, ids);
+      embedding_.forward(h, device_ids);
+    }
+  }
+
+  Tensor<T, 3, B> all_logits(TensorView<const std::int32_t, 2> ids, Cache* cache,
+                             const Call& call) const {
+    const index_t batch = ids.extent(0), seq = ids.extent(1);
+    auto out = Tensor<T, 3, B>::uninitialized(Shape{batch, seq, config_.vocab_size}, backend_);
+    auto h = Tensor<T, 3, B>::uninitialized(Shape{batch, seq, config_.d_model}, backend_);
+    run(h, ids, cache, call);
+    logits(out.reshape(Shape{batch * seq, config_.vocab_size}),
+           h.reshape(Shape{batch * seq, config_.d_model}));
+    return out;
+  }
+
+  ModelConfig config_;
+  B backend_;
+  Embedding<T, B> embedding_;
+  std::vector<Block<T, B>> blocks_;
+  Norm<T, B> norm_;
+  std::optional<Linear<T, B>> head_;
+};
+
+}  // namespace rapt::nn
