@@ -20,11 +20,13 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "rapt/core/config.hpp"
@@ -60,6 +62,9 @@ class ThreadPool {
   int size() const { return size_.load(std::memory_order_relaxed); }
 
   void resize(int threads) {
+    if (inside_loop())
+      throw ValueError(
+          "set_num_threads: the caller is a parallel loop, expected a call outside one");
     const std::lock_guard<std::mutex> owner(shared_->owner);
     stop();
     size_.store(threads, std::memory_order_relaxed);
@@ -67,8 +72,7 @@ class ThreadPool {
 
   /// Runs task on `size()` workers, the caller being worker 0; inline when the pool is busy.
   void run(Task task, void* context, index_t items) {
-    const int wanted = static_cast<int>(items < size() ? items : size());
-    if (wanted <= 1 || inside_loop()) {
+    if (items <= 1 || size() <= 1 || inside_loop()) {
       task(context, 0, 1);
       return;
     }
@@ -79,17 +83,20 @@ class ThreadPool {
       task(context, 0, 1);
       return;
     }
-    start(size());
+    const int threads = size();  // read once the pool is ours: a resize may have come before us
+    const int workers = static_cast<int>(items < threads ? items : threads);
+    if (workers <= 1) {
+      task(context, 0, 1);
+      return;
+    }
+    start(threads);
     Shared& s = *shared;
     s.task = task;
     s.context = context;
-    s.workers = wanted;
-    s.remaining.store(wanted - 1, std::memory_order_relaxed);
+    s.workers = workers;
+    s.remaining.store(workers - 1, std::memory_order_relaxed);
     for (auto& error : s.errors) error = nullptr;
-    {
-      const std::lock_guard<std::mutex> lock(s.mutex);
-      s.generation.fetch_add(1, std::memory_order_release);
-    }
+    announce(s, workers);
     if (s.sleepers.load(std::memory_order_seq_cst) > 0) s.wake.notify_all();
     work(s, 0);
     for (int spins = 0; s.remaining.load(std::memory_order_acquire) > 0; ++spins) {
@@ -109,7 +116,7 @@ class ThreadPool {
     std::mutex owner;  // held by the caller whose loop is running
     std::mutex mutex;
     std::condition_variable wake;
-    std::atomic<unsigned> generation{0};
+    std::atomic<std::uint64_t> generation{0};  // number of the loop, then 16 bits: its workers
     std::atomic<int> sleepers{0};
     std::atomic<int> remaining{0};
     std::atomic<bool> stopping{false};
@@ -154,6 +161,15 @@ class ThreadPool {
     return n > 0 ? static_cast<int>(n) : 1;
   }
 
+  /// A new loop for workers 1 .. workers - 1. Its number and its size are one word: a worker that
+  /// is not wanted reads nothing else, so it cannot meet the fields of the loop after.
+  static void announce(Shared& s, int workers) {
+    const std::lock_guard<std::mutex> lock(s.mutex);
+    const std::uint64_t number = (s.generation.load(std::memory_order_relaxed) >> 16) + 1;
+    s.generation.store((number << 16) | static_cast<std::uint64_t>(workers),
+                       std::memory_order_release);
+  }
+
   static void work(Shared& s, int worker) {
     inside_loop() = true;
     try {
@@ -167,7 +183,7 @@ class ThreadPool {
   void start(int threads) {
     if (static_cast<int>(threads_.size()) == threads - 1) return;
     shared_->errors.resize(static_cast<std::size_t>(threads));
-    const unsigned generation = shared_->generation.load();
+    const std::uint64_t generation = shared_->generation.load();
     try {
       for (int worker = static_cast<int>(threads_.size()) + 1; worker < threads; ++worker)
         threads_.emplace_back(loop, shared_, worker, generation);
@@ -179,11 +195,8 @@ class ThreadPool {
 
   void stop() {
     if (threads_.empty()) return;
-    {
-      const std::lock_guard<std::mutex> lock(shared_->mutex);
-      shared_->stopping.store(true);
-      shared_->generation.fetch_add(1, std::memory_order_release);
-    }
+    shared_->stopping.store(true);
+    announce(*shared_, 0);
     shared_->wake.notify_all();
     for (auto& thread : threads_) thread.join();
     threads_.clear();
@@ -197,10 +210,10 @@ class ThreadPool {
     inside_loop() = false;
   }
 
-  static void loop(std::shared_ptr<Shared> shared, int worker, unsigned seen) {
+  static void loop(std::shared_ptr<Shared> shared, int worker, std::uint64_t seen) {
     Shared& s = *shared;
     for (;;) {
-      unsigned now = s.generation.load(std::memory_order_acquire);
+      std::uint64_t now = s.generation.load(std::memory_order_acquire);
       for (int spins = 0; now == seen && spins < kSpins; ++spins) {
         pause();
         now = s.generation.load(std::memory_order_acquire);
@@ -214,7 +227,7 @@ class ThreadPool {
       }
       seen = now;
       if (s.stopping.load(std::memory_order_acquire)) return;
-      if (worker < s.workers) {
+      if (worker < static_cast<int>(now & 0xFFFF)) {
         work(s, worker);
         s.remaining.fetch_sub(1, std::memory_order_acq_rel);
       }
@@ -231,11 +244,11 @@ class ThreadPool {
 /// Threads that parallel_for uses, the caller included.
 inline int num_threads() { return detail::ThreadPool::instance().size(); }
 
-/// Waits for a running loop, then changes the number of threads. Throws ValueError below 1.
+/// Waits for a running loop, then changes the number of threads. Throws ValueError below 1 and
+/// inside a loop, which would wait for itself.
 inline void set_num_threads(int threads) {
   if (threads < 1 || threads > 4096)
-    throw ValueError(
-        detail::text("set_num_threads: threads is ", threads, ", expected 1 to 4096"));
+    throw ValueError(detail::text("set_num_threads: threads is ", threads, ", expected 1 to 4096"));
   detail::ThreadPool::instance().resize(threads);
 }
 

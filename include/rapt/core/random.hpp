@@ -72,9 +72,9 @@ class Philox {
 
   /// The four words of one counter value.
   static std::array<std::uint32_t, 4> block_of(std::uint64_t seed, std::uint64_t counter) {
-    return rounds({static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32), 0,
-                   0},
-                  {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+    return rounds(
+        {static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32), 0, 0},
+        {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   }
 
   static std::array<std::uint32_t, 4> rounds(std::array<std::uint32_t, 4> c,
@@ -120,14 +120,13 @@ void fill_normal(X&& x, Philox& random, double stddev = 1.0) {
 /// x uniform in [low, high), in row-major order.
 template <class X>
 void fill_uniform(X&& x, Philox& random, double low = 0.0, double high = 1.0) {
-  detail::fill_from(x,
-                    [&] { return static_cast<float>(low + (high - low) * random.uniform()); });
+  detail::fill_from(x, [&] { return static_cast<float>(low + (high - low) * random.uniform()); });
 }
 
 /// x = value everywhere.
 template <class X>
 void fill(X&& x, double value) {
-  detail::fill_from(x, [&] { return static_cast<float>(value); });
+  detail::fill_from(x, [&] { return value; });
 }
 
 }  // namespace rapt

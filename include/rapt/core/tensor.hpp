@@ -56,10 +56,10 @@ struct Shape {
   index_t extents[Rank];
 
   template <class... I>
-    requires(Rank > 1 && sizeof...(I) == Rank && (std::integral<I> && ...))
-  RAPT_HOST_DEVICE constexpr Shape(I... extent) : extents{static_cast<index_t>(extent)...} {}
-  RAPT_HOST_DEVICE constexpr Shape(detail::Extent extent)
-    requires(Rank == 1)
+  requires(Rank > 1 && sizeof...(I) == Rank && (std::integral<I> && ...)) RAPT_HOST_DEVICE
+      constexpr Shape(I... extent)
+      : extents{static_cast<index_t>(extent)...} {}
+  RAPT_HOST_DEVICE constexpr Shape(detail::Extent extent) requires(Rank == 1)
       : extents{extent.value} {}
   RAPT_HOST_DEVICE constexpr Shape() : extents{} {}
 
@@ -156,17 +156,14 @@ class TensorView {
   constexpr TensorView() = default;
   /// Row-major view of foreign memory.
   RAPT_HOST_DEVICE constexpr TensorView(T* data, Shape<Rank> shape, B backend = {})
-      : data_(data),
-        shape_(shape),
-        strides_(detail::row_major_strides(shape)),
-        backend_(backend) {}
+      : data_(data), shape_(shape), strides_(detail::row_major_strides(shape)), backend_(backend) {}
   RAPT_HOST_DEVICE constexpr TensorView(T* data, Shape<Rank> shape, Shape<Rank> strides,
                                         B backend = {})
       : data_(data), shape_(shape), strides_(strides), backend_(backend) {}
   /// A span is a view of rank 1.
   template <class U, std::size_t Extent>
-    requires(Rank == 1 && std::same_as<B, Cpu> && std::convertible_to<U (*)[], T (*)[]>)
-  constexpr TensorView(std::span<U, Extent> span)
+  requires(Rank == 1 && std::same_as<B, Cpu> &&
+           std::convertible_to<U (*)[], T (*)[]>) constexpr TensorView(std::span<U, Extent> span)
       : TensorView(span.data(), Shape<1>{static_cast<index_t>(span.size())}) {}
 
   RAPT_HOST_DEVICE constexpr T* data() const { return data_; }
@@ -180,13 +177,13 @@ class TensorView {
   RAPT_HOST_DEVICE constexpr explicit operator bool() const { return data_ != nullptr; }
 
   template <class... I>
-    requires(sizeof...(I) == Rank && (std::integral<I> && ...))
-  RAPT_HOST_DEVICE constexpr T& operator()(I... index) const {
+  requires(sizeof...(I) == Rank && (std::integral<I> && ...)) RAPT_HOST_DEVICE constexpr T&
+  operator()(I... index) const {
     return data_[offset(index...)];
   }
   template <class... I>
-    requires(sizeof...(I) == Rank && (std::integral<I> && ...))
-  RAPT_HOST_DEVICE constexpr index_t offset(I... index) const {
+  requires(sizeof...(I) == Rank && (std::integral<I> && ...)) RAPT_HOST_DEVICE constexpr index_t
+      offset(I... index) const {
     std::size_t axis = 0;
     index_t at = 0;
     ((assert(static_cast<index_t>(index) >= 0 && static_cast<index_t>(index) < shape_[axis]),
@@ -195,9 +192,10 @@ class TensorView {
     return at;
   }
 
-  RAPT_HOST_DEVICE constexpr operator TensorView<const T, Rank, B>() const
-    requires(!std::is_const_v<T>)
-  {
+  // A template, because nvcc warns of a plain operator that a view of const could never use.
+  template <class U>
+  requires(!std::is_const_v<T> && std::same_as<U, const T>)
+  RAPT_HOST_DEVICE constexpr operator TensorView<U, Rank, B>() const {
     return {data_, shape_, strides_, backend_};
   }
   constexpr TensorView view() const { return *this; }
@@ -226,8 +224,7 @@ class TensorView {
 
   /// One index of one axis; the axis disappears.
   constexpr TensorView<T, Rank - 1, B> select(std::size_t axis, index_t index) const
-    requires(Rank >= 2)
-  {
+      requires(Rank >= 2) {
     if (axis >= Rank || index < 0 || index >= shape_[axis])
       throw ShapeError(detail::text("select: index ", index, " of axis ", axis,
                                     ", expected one inside ", detail::shape_text(shape_)));
@@ -242,17 +239,15 @@ class TensorView {
 
   constexpr TensorView transpose(std::size_t a, std::size_t b) const {
     if (a >= Rank || b >= Rank)
-      throw ShapeError(detail::text("transpose: axes are ", a, " and ", b,
-                                    ", expected axes of ", detail::shape_text(shape_)));
+      throw ShapeError(detail::text("transpose: axes are ", a, " and ", b, ", expected axes of ",
+                                    detail::shape_text(shape_)));
     TensorView out = *this;
     std::swap(out.shape_[a], out.shape_[b]);
     std::swap(out.strides_[a], out.strides_[b]);
     return out;
   }
   /// The last two axes change places.
-  constexpr TensorView transpose() const
-    requires(Rank >= 2)
-  {
+  constexpr TensorView transpose() const requires(Rank >= 2) {
     return transpose(Rank - 2, Rank - 1);
   }
 
@@ -264,8 +259,7 @@ class TensorView {
     const index_t n = detail::checked_size(wanted, sizeof(T));
     if (n != size())
       throw ShapeError(detail::text("reshape: shape is ", detail::shape_text(wanted),
-                                    ", expected as many elements as ",
-                                    detail::shape_text(shape_)));
+                                    ", expected as many elements as ", detail::shape_text(shape_)));
     Shape<R2> strides = detail::row_major_strides(wanted);
     if (n == 0 || is_contiguous()) return {data_, wanted, strides, backend_};
     // Walk both shapes from the left: groups of axes with equal products must match, and inside a
@@ -280,12 +274,17 @@ class TensorView {
         else
           new_count *= wanted[++to];
       }
-      for (std::size_t axis = first; axis < from; ++axis)
-        if (shape_[axis] != 1 && strides_[axis] != strides_[axis + 1] * shape_[axis + 1])
+      // Axes of extent 1 lie anywhere: their strides mean nothing (a transposed [B, 1, H, D]).
+      index_t gapless = strides_[from] * shape_[from];
+      for (std::size_t axis = from; axis-- > first;) {
+        if (shape_[axis] == 1) continue;
+        if (strides_[axis] != gapless)
           throw ShapeError(detail::text("reshape: a view of shape ", detail::shape_text(shape_),
                                         " and strides ", detail::shape_text(strides_),
-                                        " has gaps and cannot become ",
-                                        detail::shape_text(wanted), " without a copy"));
+                                        " has gaps and cannot become ", detail::shape_text(wanted),
+                                        " without a copy"));
+        gapless *= shape_[axis];
+      }
       index_t step = strides_[from];
       for (std::size_t axis = to + 1; axis-- > new_first;) {
         strides[axis] = step;
@@ -332,8 +331,7 @@ class Tensor {
     return out;
   }
   Tensor(const Tensor& other) : Tensor(uninitialized(other.shape_, other.backend_)) {
-    if (storage_ != nullptr)
-      BackendTraits<B>::copy(backend_, storage_, other.storage_, bytes());
+    if (storage_ != nullptr) BackendTraits<B>::copy(backend_, storage_, other.storage_, bytes());
   }
   Tensor(Tensor&& other) noexcept { swap(other); }
   Tensor& operator=(const Tensor& other) {
@@ -364,13 +362,12 @@ class Tensor {
   B backend() const { return backend_; }
 
   template <class... I>
-    requires(sizeof...(I) == Rank && (std::integral<I> && ...))
-  T& operator()(I... index) {
+  requires(sizeof...(I) == Rank && (std::integral<I> && ...)) T& operator()(I... index) {
     return view()(index...);
   }
   template <class... I>
-    requires(sizeof...(I) == Rank && (std::integral<I> && ...))
-  const T& operator()(I... index) const {
+  requires(sizeof...(I) == Rank && (std::integral<I> && ...)) const T& operator()(
+      I... index) const {
     return view()(index...);
   }
 
