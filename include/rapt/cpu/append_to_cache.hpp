@@ -15,7 +15,7 @@ void BackendTraits<Cpu>::append_to_cache(Cpu, TensorView<T, 4> cache, TensorView
         throw ValueError(detail::text("append_to_cache: slots[", b, ", ", s, "] is ", slot,
                                       ", expected at most ", cache.extent(1) - 1,
                                       ", the last slot of cache"));
-  detail::for_row_ranges(x.extent(0) * seq, heads * dim, [&](index_t begin, index_t end) {
+  cpu::for_row_ranges(x.extent(0) * seq, heads * dim, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i) {
       const index_t b = i / seq, s = i % seq, slot = slots(b, s);
       if (slot < 0) continue;

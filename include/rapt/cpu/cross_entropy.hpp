@@ -21,7 +21,7 @@ void BackendTraits<Cpu>::cross_entropy(Cpu, TensorView<accumulate_t<T>, 1> loss,
     if (const std::int32_t t = targets(i); t != ignore_index && (t < 0 || t >= vocab))
       throw ValueError(detail::text("cross_entropy: targets[", i, "] is ", t, ", expected 0 to ",
                                     vocab - 1, " or ", ignore_index, " = ignore_index"));
-  detail::for_row_ranges(logits.extent(0), 8 * vocab, [&](index_t begin, index_t end) {
+  cpu::for_row_ranges(logits.extent(0), 4 * vocab, [&](index_t begin, index_t end) {
     Scratch<Cpu> scratch;
     A* buffer = scratch.template tensor<A>(Shape{std::is_same_v<A, T> ? 1 : vocab}).data();
     for (index_t i = begin; i < end; ++i) {
@@ -30,19 +30,15 @@ void BackendTraits<Cpu>::cross_entropy(Cpu, TensorView<accumulate_t<T>, 1> loss,
         loss(i) = 0;
         continue;
       }
-      const A* z = detail::arithmetic_row(logits.data() + i * logits.stride(0), buffer, vocab);
-      const A m = detail::row_max(z, vocab);
-      double sum = 0;
-      for (index_t j = 0; j < vocab; ++j) sum += static_cast<double>(std::exp(z[j] - m));
-      double mean = 0;
-      if (smoothing != 0) {
+      const A* z = cpu::arithmetic_row(logits.data() + i * logits.stride(0), buffer, vocab);
+      const A m = cpu::row_max(z, vocab);
+      double wanted = static_cast<double>(z[t]);
+      if (smoothing != 0) {  // where it is 0, the mean must not bring in 0 * -inf
+        double mean = 0;
         for (index_t j = 0; j < vocab; ++j) mean += static_cast<double>(z[j]);
-        mean /= static_cast<double>(vocab);
+        wanted = (1 - smoothing) * wanted + smoothing * mean / static_cast<double>(vocab);
       }
-      // An unsmoothed target must not meet 0 * -inf.
-      const double wanted = smoothing == 0
-                                ? static_cast<double>(z[t])
-                                : (1 - smoothing) * static_cast<double>(z[t]) + smoothing * mean;
+      const double sum = cpu::row_sum_of_exp(z, vocab, m);
       loss(i) = static_cast<A>(std::log(sum) + (static_cast<double>(m) - wanted));
     }
   });

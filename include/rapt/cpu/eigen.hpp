@@ -9,6 +9,7 @@
 #include <Eigen/Core>
 
 #include "rapt/core/tensor.hpp"
+#include "rapt/cpu/simd.hpp"
 
 namespace rapt {
 
@@ -23,7 +24,8 @@ auto eigen_map(TensorView<T, 2> view) {
                                                     Eigen::OuterStride<>(view.stride(0)));
 }
 
-namespace detail {
+namespace cpu {
+inline namespace RAPT_SIMD {
 
 /// A matrix in memory: element (i, j) at data[i * outer + j], or [j * outer + i] by columns.
 template <class T>
@@ -69,5 +71,6 @@ void eigen_product(T* out, index_t out_stride, MatrixRef<T> a, MatrixRef<T> b, i
   }
 }
 
-}  // namespace detail
+}  // namespace RAPT_SIMD
+}  // namespace cpu
 }  // namespace rapt

@@ -16,10 +16,10 @@ void BackendTraits<Cpu>::embedding(Cpu, TensorView<T, 3> out, TensorView<const T
         throw ValueError(detail::text("embedding: ids[", b, ", ", s, "] is ", id,
                                       ", expected 0 to ", table.extent(0) - 1,
                                       ", the rows of table"));
-  detail::for_row_ranges(ids.extent(0) * seq, n, [&](index_t begin, index_t end) {
+  cpu::for_row_ranges(ids.extent(0) * seq, n, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i) {
       const T* from = table.data() + index_t{ids(i / seq, i % seq)} * table.stride(0);
-      T* to = detail::row_at(out, i);
+      T* to = cpu::row_at(out, i);
       if (scale == A{1})
         std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
       else

@@ -17,7 +17,8 @@
 
 namespace rapt {
 
-namespace detail {
+namespace cpu {
+inline namespace RAPT_SIMD {
 
 inline constexpr index_t kFewRows = 4;
 
@@ -129,108 +130,90 @@ void product_widened(TensorView<T, 2> out, MatrixRef<T> a, MatrixRef<T> b, index
 
 // ---- few rows ----
 
-#if defined(__AVX512F__)
-inline namespace rows_avx512 {
-#elif defined(__F16C__)
-inline namespace rows_f16c {
-#else
-inline namespace rows_portable {
-#endif
-
-template <class A, class T>
-inline void load_widened(Lanes<A>& to, const T* from) {
-  if constexpr (std::is_same_v<A, T>) {
-    load_lanes<A>(to, from);
-  } else if constexpr (std::is_same_v<T, bfloat16>) {
-    typedef std::uint16_t Narrow __attribute__((vector_size(32)));
-    typedef std::uint32_t Wide __attribute__((vector_size(64)));
-    Narrow bits;
-    std::memcpy(&bits, from, sizeof bits);
-    const Wide wide = __builtin_convertvector(bits, Wide) << 16;
-    std::memcpy(&to, &wide, sizeof to);
-  } else {
-    A widened[kLanes<A>];
-    widen_row(widened, from, kLanes<A>);
-    load_lanes<A>(to, widened);
-  }
-}
-
 /// sums[c][r] = sum_l x[r][l] w[c][l] for kColumns columns of the weights and kRows rows of x.
-/// x is [kRows, k] in A. Every (row, column) is summed in the same order, however many run
-/// together.
+/// x is [kRows, k] in A. A (row, column) pair is summed in one order, however many run together:
+/// two vectors of partial sums, even and odd.
 template <int kRows, int kColumns, class A, class T>
-inline void dot_products(A (*sums)[kRows], const A* x, index_t k, const T* const* w) {
-  Lanes<A> sum[kColumns][kRows] = {};
+void dot_products(A (&sums)[kColumns][kRows], const A* x, index_t k, const T* w, index_t w_stride) {
+  using V = Vec<A>;
+  constexpr index_t kStep = V::kLanes;
+  V even[kColumns][kRows], odd[kColumns][kRows];
+  for (int c = 0; c < kColumns; ++c)
+    for (int r = 0; r < kRows; ++r) even[c][r] = odd[c][r] = V::zero();
   index_t l = 0;
-  for (; l + kLanes<A> <= k; l += kLanes<A>) {
-    Lanes<A> weights[kColumns], v;
-    for (int c = 0; c < kColumns; ++c) load_widened<A>(weights[c], w[c] + l);
-    for (int r = 0; r < kRows; ++r) {
-      load_lanes<A>(v, x + r * k + l);
-      for (int c = 0; c < kColumns; ++c) sum[c][r] += v * weights[c];
+  for (; l + 2 * kStep <= k; l += 2 * kStep)
+    for (int c = 0; c < kColumns; ++c) {
+      const V w0 = V::load(w + c * w_stride + l), w1 = V::load(w + c * w_stride + l + kStep);
+      for (int r = 0; r < kRows; ++r) {
+        even[c][r] = fma(V::load(x + r * k + l), w0, even[c][r]);
+        odd[c][r] = fma(V::load(x + r * k + l + kStep), w1, odd[c][r]);
+      }
+    }
+  for (; l < k; l += kStep) {
+    const index_t rest = std::min(kStep, k - l);
+    for (int c = 0; c < kColumns; ++c) {
+      const V w0 = V::load(w + c * w_stride + l, rest);
+      for (int r = 0; r < kRows; ++r)
+        even[c][r] = fma(V::load(x + r * k + l, rest), w0, even[c][r]);
     }
   }
   for (int c = 0; c < kColumns; ++c)
-    for (int r = 0; r < kRows; ++r) {
-      A tail = 0;
-      for (index_t t = l; t < k; ++t) tail += x[r * k + t] * static_cast<A>(w[c][t]);
-      sums[c][r] = sum_of_lanes<A>(sum[c][r]) + tail;
-    }
+    for (int r = 0; r < kRows; ++r) sums[c][r] = sum(even[c][r] + odd[c][r]);
 }
 
-/// b by columns: out[r, j] from `begin` to `end`.
-template <int kRows, class A, class Finish, class T>
+/// b by columns: out[r, j] for j in [begin, end).
+template <int kRows, class A, class T, class Finish>
 void dot_columns(const A* x, MatrixRef<T> b, index_t k, index_t begin, index_t end,
                  const Finish& finish) {
-  constexpr int kColumns = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
+  constexpr int kColumns = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;  // 8 sums or less in registers
   index_t j = begin;
   for (; j + kColumns <= end; j += kColumns) {
     A sums[kColumns][kRows];
-    const T* columns[kColumns];
-    for (int c = 0; c < kColumns; ++c) columns[c] = b.data + (j + c) * b.outer;
-    dot_products<kRows, kColumns>(sums, x, k, columns);
+    dot_products<kRows, kColumns>(sums, x, k, b.data + j * b.outer, b.outer);
     for (int c = 0; c < kColumns; ++c)
       for (int r = 0; r < kRows; ++r) finish(r, j + c, sums[c][r]);
   }
   for (; j < end; ++j) {
     A sums[1][kRows];
-    const T* column = b.data + j * b.outer;
-    dot_products<kRows, 1>(sums, x, k, &column);
+    dot_products<kRows, 1>(sums, x, k, b.data + j * b.outer, b.outer);
     for (int r = 0; r < kRows; ++r) finish(r, j, sums[0][r]);
   }
 }
 
-/// b by rows: strips of columns, accumulated along k.
-template <int kRows, class A, class Finish, class T>
+/// b by rows: strips of columns stay in registers while k runs.
+template <int kRows, class A, class T, class Finish>
 void sum_strips(const A* x, MatrixRef<T> b, index_t k, index_t begin, index_t end,
                 const Finish& finish) {
-  constexpr index_t kGroups = kRows == 1 ? 4 : 2;
+  using V = Vec<A>;
+  constexpr int kGroups = kRows <= 2 ? 4 : 2;
+  constexpr index_t kStrip = kGroups * V::kLanes;
+  A part[kStrip];
   index_t j = begin;
-  for (; j + kGroups * kLanes<A> <= end; j += kGroups * kLanes<A>) {
-    Lanes<A> sum[kRows][kGroups] = {};
-    for (index_t l = 0; l < k; ++l) {
-      const T* row = b.data + l * b.outer + j;
-      for (index_t g = 0; g < kGroups; ++g) {
-        Lanes<A> weights;
-        load_widened<A>(weights, row + g * kLanes<A>);
-        for (int r = 0; r < kRows; ++r) sum[r][g] += weights * x[r * k + l];
+  for (; j + kStrip <= end; j += kStrip) {
+    V sums[kRows][kGroups];
+    for (auto& row : sums)
+      for (V& v : row) v = V::zero();
+    for (index_t l = 0; l < k; ++l)
+      for (int g = 0; g < kGroups; ++g) {
+        const V w = V::load(b.data + l * b.outer + j + g * V::kLanes);
+        for (int r = 0; r < kRows; ++r) sums[r][g] = fma(w, V::broadcast(x[r * k + l]), sums[r][g]);
       }
-    }
     for (int r = 0; r < kRows; ++r) {
-      A part[kGroups * kLanes<A>];
-      std::memcpy(part, &sum[r][0], sizeof part);
-      for (index_t c = 0; c < kGroups * kLanes<A>; ++c) finish(r, j + c, part[c]);
+      for (int g = 0; g < kGroups; ++g) sums[r][g].store(part + g * V::kLanes);
+      for (index_t c = 0; c < kStrip; ++c) finish(r, j + c, part[c]);
     }
   }
-  for (; j < end; ++j)
+  for (; j < end; j += V::kLanes) {
+    const index_t rest = std::min<index_t>(V::kLanes, end - j);
     for (int r = 0; r < kRows; ++r) {
-      A sum = 0;
-      for (index_t l = 0; l < k; ++l) sum += x[r * k + l] * static_cast<A>(b.data[l * b.outer + j]);
-      finish(r, j, sum);
+      V sums = V::zero();
+      for (index_t l = 0; l < k; ++l)
+        sums = fma(V::load(b.data + l * b.outer + j, rest), V::broadcast(x[r * k + l]), sums);
+      sums.store(part);
+      for (index_t c = 0; c < rest; ++c) finish(r, j + c, part[c]);
     }
+  }
 }
-
-}  // inline namespace
 
 template <int kRows, class T, class A = accumulate_t<T>>
 void product_of_rows(TensorView<T, 2> out, const A* x, MatrixRef<T> b, index_t k, const A* bias,
@@ -243,7 +226,7 @@ void product_of_rows(TensorView<T, 2> out, const A* x, MatrixRef<T> b, index_t k
     to = static_cast<T>(sum);
   };
   // About 32 KiB of b for a task, in whole strips.
-  const index_t strip = 4 * kLanes<A>;
+  const index_t strip = 4 * Vec<A>::kLanes;
   const index_t columns =
       std::max<index_t>(1,
                         32768 / std::max<index_t>(1, k * static_cast<index_t>(sizeof(T))) / strip) *
@@ -257,7 +240,8 @@ void product_of_rows(TensorView<T, 2> out, const A* x, MatrixRef<T> b, index_t k
   });
 }
 
-}  // namespace detail
+}  // namespace RAPT_SIMD
+}  // namespace cpu
 
 template <class T>
 void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2> a,
@@ -272,36 +256,36 @@ void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2
     for (index_t j = 0; j < n; ++j) widened[j] = static_cast<A>(options.bias(j));
     bias = widened;
   }
-  const auto weights = detail::matrix_ref(b);
-  if (m <= detail::kFewRows || k == 0) {
+  const auto weights = cpu::matrix_ref(b);
+  if (m <= cpu::kFewRows || k == 0) {
     // The rows of a, once and for all columns: contiguous and in A.
     A* x = scratch.template tensor<A>(Shape{m, k}).data();
     for (index_t i = 0; i < m; ++i)
       for (index_t l = 0; l < k; ++l)
         x[i * k + l] = static_cast<A>(a.data()[i * a.stride(0) + l * a.stride(1)]);
-    for (index_t i = 0; i < m; i += detail::kFewRows) {
-      const index_t rows = std::min(detail::kFewRows, m - i);
+    for (index_t i = 0; i < m; i += cpu::kFewRows) {
+      const index_t rows = std::min(cpu::kFewRows, m - i);
       const auto to = out.slice(0, i, i + rows);
       const A* from = x + i * k;
       switch (rows) {
         case 1:
-          detail::product_of_rows<1>(to, from, weights, k, bias, options.accumulate);
+          cpu::product_of_rows<1>(to, from, weights, k, bias, options.accumulate);
           break;
         case 2:
-          detail::product_of_rows<2>(to, from, weights, k, bias, options.accumulate);
+          cpu::product_of_rows<2>(to, from, weights, k, bias, options.accumulate);
           break;
         case 3:
-          detail::product_of_rows<3>(to, from, weights, k, bias, options.accumulate);
+          cpu::product_of_rows<3>(to, from, weights, k, bias, options.accumulate);
           break;
         default:
-          detail::product_of_rows<4>(to, from, weights, k, bias, options.accumulate);
+          cpu::product_of_rows<4>(to, from, weights, k, bias, options.accumulate);
           break;
       }
     }
   } else if constexpr (std::is_same_v<A, T>) {
-    detail::product_exact(out, detail::matrix_ref(a), weights, k, bias, options.accumulate);
+    cpu::product_exact(out, cpu::matrix_ref(a), weights, k, bias, options.accumulate);
   } else {
-    detail::product_widened(out, detail::matrix_ref(a), weights, k, bias, options.accumulate);
+    cpu::product_widened(out, cpu::matrix_ref(a), weights, k, bias, options.accumulate);
   }
 }
 

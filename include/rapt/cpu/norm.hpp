@@ -1,4 +1,4 @@
-// rms_norm and layer_norm on the CPU (core/backend.hpp); one row at a time, statistics and the
+// rms_norm and layer_norm on the CPU (core/backend.hpp): one row at a time, statistics and the
 // product with the weight in accumulate_t<T>, rounded once.
 #pragma once
 
@@ -6,10 +6,11 @@
 
 namespace rapt {
 
-namespace detail {
+namespace cpu {
+inline namespace RAPT_SIMD {
 
 /// f(y, x) for every row: x in accumulate_t<T>, y a row of accumulate_t<T> to be filled, which may
-/// be x. Rows of 16-bit types pass through scratch.
+/// be x.
 template <class T, std::size_t Rank, class F>
 void normalize_rows(TensorView<T, Rank> y, TensorView<const T, Rank> x, F f) {
   using A = accumulate_t<T>;
@@ -30,18 +31,40 @@ void normalize_rows(TensorView<T, Rank> y, TensorView<const T, Rank> x, F f) {
   });
 }
 
-/// weight [n] in accumulate_t<T>, plus `offset`; null where it is absent.
-template <class T, class A = accumulate_t<T>>
-const A* widened_vector(Scratch<Cpu>& scratch, TensorView<const T, 1> vector, A offset = 0) {
-  if (!vector) return nullptr;
-  const index_t n = vector.extent(0);
-  A* out = scratch.template tensor<A>(Shape{n}).data();
-  for (index_t i = 0; i < n; ++i)
-    out[i] = static_cast<A>(vector.data()[i * vector.stride(0)]) + offset;
-  return out;
+template <class A>
+void rms_norm_row(A* y, const A* x, index_t n, const A* weight, A eps) {
+  using V = Vec<A>;
+  const A mean_square = row_sum_of_squares(x, n) / static_cast<A>(n);
+  const V scale = V::broadcast(A{1} / std::sqrt(mean_square + eps));
+  if (weight != nullptr)
+    map_row(
+        y, n, [=](V v, V w) { return v * scale * w; }, x, weight);
+  else
+    map_row(
+        y, n, [=](V v) { return v * scale; }, x);
 }
 
-}  // namespace detail
+template <class A>
+void layer_norm_row(A* y, const A* x, index_t n, const A* weight, const A* bias, A eps) {
+  using V = Vec<A>;
+  const V mean = V::broadcast(row_sum(x, n) / static_cast<A>(n));
+  map_row(
+      y, n, [=](V v) { return v - mean; }, x);
+  const A variance = row_sum_of_squares(y, n) / static_cast<A>(n);
+  const V scale = V::broadcast(A{1} / std::sqrt(variance + eps));
+  if (weight != nullptr)
+    map_row(
+        y, n, [=](V v, V w) { return v * scale * w; }, y, weight);
+  else
+    map_row(
+        y, n, [=](V v) { return v * scale; }, y);
+  if (bias != nullptr)
+    map_row(
+        y, n, [](V v, V b) { return v + b; }, y, bias);
+}
+
+}  // namespace RAPT_SIMD
+}  // namespace cpu
 
 template <class T, std::size_t Rank>
 void BackendTraits<Cpu>::rms_norm(Cpu, TensorView<T, Rank> y, TensorView<const T, Rank> x,
@@ -49,15 +72,9 @@ void BackendTraits<Cpu>::rms_norm(Cpu, TensorView<T, Rank> y, TensorView<const T
   using A = accumulate_t<T>;
   const index_t n = x.extent(Rank - 1);
   Scratch<Cpu> scratch;
-  const A* w = detail::widened_vector<T>(scratch, weight, plus_one ? A{1} : A{0});
-  detail::normalize_rows(y, x, [=](A* out, const A* in) {
-    const A mean_square = detail::row_sum_of_squares(in, n) / static_cast<A>(n);
-    const A scale = A{1} / std::sqrt(mean_square + static_cast<A>(eps));
-    if (w != nullptr)
-      for (index_t i = 0; i < n; ++i) out[i] = in[i] * scale * w[i];
-    else
-      for (index_t i = 0; i < n; ++i) out[i] = in[i] * scale;
-  });
+  const A* w = cpu::widened_vector<T>(scratch, weight, plus_one ? A{1} : A{0});
+  cpu::normalize_rows(
+      y, x, [=](A* to, const A* from) { cpu::rms_norm_row(to, from, n, w, static_cast<A>(eps)); });
 }
 
 template <class T, std::size_t Rank>
@@ -67,17 +84,10 @@ void BackendTraits<Cpu>::layer_norm(Cpu, TensorView<T, Rank> y, TensorView<const
   using A = accumulate_t<T>;
   const index_t n = x.extent(Rank - 1);
   Scratch<Cpu> scratch;
-  const A* w = detail::widened_vector<T>(scratch, weight);
-  const A* b = detail::widened_vector<T>(scratch, bias);
-  detail::normalize_rows(y, x, [=](A* out, const A* in) {
-    const A mean = detail::row_sum(in, n) / static_cast<A>(n);
-    const A variance = detail::row_sum_of_squares(in, n, mean) / static_cast<A>(n);
-    const A scale = A{1} / std::sqrt(variance + static_cast<A>(eps));
-    for (index_t i = 0; i < n; ++i) out[i] = (in[i] - mean) * scale;
-    if (w != nullptr)
-      for (index_t i = 0; i < n; ++i) out[i] *= w[i];
-    if (b != nullptr)
-      for (index_t i = 0; i < n; ++i) out[i] += b[i];
+  const A* w = cpu::widened_vector<T>(scratch, weight);
+  const A* b = cpu::widened_vector<T>(scratch, bias);
+  cpu::normalize_rows(y, x, [=](A* to, const A* from) {
+    cpu::layer_norm_row(to, from, n, w, b, static_cast<A>(eps));
   });
 }
 

@@ -6,33 +6,47 @@
 
 namespace rapt {
 
-namespace detail {
+namespace cpu {
+inline namespace RAPT_SIMD {
 
-/// y = the pairs of x turned by cos and sin [pairs]; sign -1 turns backwards.
-template <RopeLayout kLayout, class A>
-void rotate_pairs(A* __restrict y, const A* __restrict x, const A* __restrict cos,
-                  const A* __restrict sin, index_t pairs, A sign) {
+/// y = the pairs of x turned by cos and sin [pairs]. x and y do not overlap.
+template <class A>
+void rotate_halves(A* y, const A* x, const A* cos, const A* sin, index_t pairs, bool inverse) {
+  using V = Vec<A>;
+  const V sign = V::broadcast(inverse ? A{-1} : A{1});
+  const A *low = x, *high = x + pairs;
+  map_row(
+      y, pairs, [=](V x0, V x1, V c, V s) { return x0 * c - x1 * (s * sign); }, low, high, cos,
+      sin);
+  map_row(
+      y + pairs, pairs, [=](V x0, V x1, V c, V s) { return x1 * c + x0 * (s * sign); }, low, high,
+      cos, sin);
+}
+
+template <class A>
+void rotate_neighbours(A* __restrict y, const A* __restrict x, const A* __restrict cos,
+                       const A* __restrict sin, index_t pairs, bool inverse) {
+  const A sign = inverse ? A{-1} : A{1};
   for (index_t k = 0; k < pairs; ++k) {
-    const bool half = kLayout == RopeLayout::rotate_half;
-    const A x0 = half ? x[k] : x[2 * k];
-    const A x1 = half ? x[k + pairs] : x[2 * k + 1];
     const A s = sign * sin[k];
-    const A y0 = x0 * cos[k] - x1 * s;
-    const A y1 = x1 * cos[k] + x0 * s;
-    if constexpr (kLayout == RopeLayout::interleaved) {
-      y[2 * k] = y0;
-      y[2 * k + 1] = y1;
-    } else {
-      y[k] = y0;
-      y[k + pairs] = y1;
-    }
+    y[2 * k] = x[2 * k] * cos[k] - x[2 * k + 1] * s;
+    y[2 * k + 1] = x[2 * k + 1] * cos[k] + x[2 * k] * s;
   }
 }
 
-/// The inverse of interleaved_to_half: reads halves, writes neighbours.
 template <class A>
-void rotate_half_to_interleaved(A* __restrict y, const A* __restrict x, const A* __restrict cos,
-                                const A* __restrict sin, index_t pairs) {
+void rotate_neighbours_to_halves(A* __restrict y, const A* __restrict x, const A* __restrict cos,
+                                 const A* __restrict sin, index_t pairs) {
+  for (index_t k = 0; k < pairs; ++k) {
+    y[k] = x[2 * k] * cos[k] - x[2 * k + 1] * sin[k];
+    y[k + pairs] = x[2 * k + 1] * cos[k] + x[2 * k] * sin[k];
+  }
+}
+
+/// The way back: turns by the negative angle, halves to neighbours.
+template <class A>
+void rotate_halves_to_neighbours(A* __restrict y, const A* __restrict x, const A* __restrict cos,
+                                 const A* __restrict sin, index_t pairs) {
   for (index_t k = 0; k < pairs; ++k) {
     y[2 * k] = x[k] * cos[k] + x[k + pairs] * sin[k];
     y[2 * k + 1] = x[k + pairs] * cos[k] - x[k] * sin[k];
@@ -40,21 +54,21 @@ void rotate_half_to_interleaved(A* __restrict y, const A* __restrict x, const A*
 }
 
 template <class A>
-void rotate_head(A* y, const A* x, const A* cos, const A* sin, index_t pairs, RopeLayout layout,
-                 bool inverse) {
-  const A sign = inverse ? A{-1} : A{1};
-  switch (layout) {
+void rotate_head(A* y, const A* x, const A* cos, const A* sin, index_t pairs,
+                 const RopeOptions& options) {
+  switch (options.layout) {
     case RopeLayout::rotate_half:
-      return rotate_pairs<RopeLayout::rotate_half>(y, x, cos, sin, pairs, sign);
+      return rotate_halves(y, x, cos, sin, pairs, options.inverse);
     case RopeLayout::interleaved:
-      return rotate_pairs<RopeLayout::interleaved>(y, x, cos, sin, pairs, sign);
+      return rotate_neighbours(y, x, cos, sin, pairs, options.inverse);
     case RopeLayout::interleaved_to_half:
-      if (inverse) return rotate_half_to_interleaved(y, x, cos, sin, pairs);
-      return rotate_pairs<RopeLayout::interleaved_to_half>(y, x, cos, sin, pairs, sign);
+      if (options.inverse) return rotate_halves_to_neighbours(y, x, cos, sin, pairs);
+      return rotate_neighbours_to_halves(y, x, cos, sin, pairs);
   }
 }
 
-}  // namespace detail
+}  // namespace RAPT_SIMD
+}  // namespace cpu
 
 template <class T>
 void BackendTraits<Cpu>::rope(Cpu, TensorView<T, 4> out, TensorView<const T, 4> x,
@@ -68,7 +82,7 @@ void BackendTraits<Cpu>::rope(Cpu, TensorView<T, 4> out, TensorView<const T, 4> 
   const auto copy_channels = [](T* to, const T* from, index_t n) {
     if (n > 0) std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
   };
-  detail::for_row_ranges(x.extent(0) * seq, heads * dim, [&](index_t begin, index_t end) {
+  cpu::for_row_ranges(x.extent(0) * seq, heads * dim, [&](index_t begin, index_t end) {
     Scratch<Cpu> scratch;
     A* before = scratch.template tensor<A>(Shape{turning}).data();
     A* after = scratch.template tensor<A>(Shape{turning}).data();
@@ -79,12 +93,12 @@ void BackendTraits<Cpu>::rope(Cpu, TensorView<T, 4> out, TensorView<const T, 4> 
       for (index_t h = 0; h < heads; ++h) {
         const T* from = x.data() + b * x.stride(0) + s * x.stride(1) + h * x.stride(2);
         T* to = out.data() + b * out.stride(0) + s * out.stride(1) + h * out.stride(2);
-        detail::widen_row(before, from + first, turning);
+        cpu::widen_row(before, from + first, turning);
         if constexpr (std::is_same_v<A, T>) {
-          detail::rotate_head(to + first, before, c, n, pairs, options.layout, options.inverse);
+          cpu::rotate_head(to + first, before, c, n, pairs, options);
         } else {
-          detail::rotate_head(after, before, c, n, pairs, options.layout, options.inverse);
-          detail::narrow_row(to + first, after, turning);
+          cpu::rotate_head(after, before, c, n, pairs, options);
+          cpu::narrow_row(to + first, after, turning);
         }
         if (!in_place) {
           copy_channels(to, from, first);

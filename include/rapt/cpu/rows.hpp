@@ -1,137 +1,56 @@
 // What the row-wise operations of the CPU share: conversion of a row to the type that arithmetic
-// runs in and back, sums over a row, and the split of rows over threads.
+// runs in and back, sums over a row, elementwise functions, and the split of rows over threads.
 //
 // Rows of float and double are read where they lie; rows of half and bfloat16 are widened one at a
-// time into scratch and rounded once, on the way out. Sums run in kLanes fixed lanes, so that a
-// compiler may use any vector width without changing a bit.
+// time into scratch and rounded once, on the way out.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "rapt/core/backend.hpp"
 #include "rapt/core/parallel.hpp"
 #include "rapt/core/scratch.hpp"
+#include "rapt/cpu/simd.hpp"
 
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
 
-namespace rapt::detail {
-
-// Named after the instruction set: two files of one program that were built with different flags
-// must not share these functions.
-#if defined(__AVX512F__)
-inline namespace rows_avx512 {
-#elif defined(__F16C__)
-inline namespace rows_f16c {
-#else
-inline namespace rows_portable {
-#endif
-
-/// Lanes of one vector register group; GNU vectors compile to whatever the target has.
-template <class A>
-inline constexpr index_t kLanes = 64 / static_cast<index_t>(sizeof(A));
-template <class A>
-struct LanesOf {
-  typedef A type __attribute__((vector_size(64)));
-};
-template <class A>
-using Lanes = typename LanesOf<A>::type;
-
-template <class A>
-inline void load_lanes(Lanes<A>& to, const A* from) {
-  std::memcpy(&to, from, sizeof to);
-}
-template <class A>
-inline A sum_of_lanes(const Lanes<A>& lanes) {
-  A part[kLanes<A>];
-  std::memcpy(part, &lanes, sizeof part);
-  for (index_t width = kLanes<A> / 2; width > 0; width /= 2)
-    for (index_t l = 0; l < width; ++l) part[l] += part[l + width];
-  return part[0];
-}
+// ---- conversion ----
 
 /// to[i] = from[i], exactly.
 template <class A, class T>
-inline void widen_row(A* __restrict to, const T* __restrict from, index_t n) {
-  index_t i = 0;
-#if defined(__F16C__)
-  if constexpr (std::is_same_v<T, half> && std::is_same_v<A, float>) {
-    for (; i + 8 <= n; i += 8)
-      _mm256_storeu_ps(
-          to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+void widen_row(A* __restrict to, const T* __restrict from, index_t n) {
+  if constexpr (std::is_same_v<A, T>) {
+    if (n > 0) std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+  } else {
+    using V = Vec<A>;
+    index_t i = 0;
+    for (; i + V::kLanes <= n; i += V::kLanes) V::load(from + i).store(to + i);
+    if (i < n) V::load(from + i, n - i).store(to + i, n - i);
   }
-#endif
-  for (; i < n; ++i) to[i] = static_cast<A>(from[i]);
 }
 
 /// to[i] = from[i], rounded to nearest even.
 template <class T, class A>
-inline void narrow_row(T* __restrict to, const A* __restrict from, index_t n) {
-  index_t i = 0;
-#if defined(__F16C__)
-  if constexpr (std::is_same_v<T, half> && std::is_same_v<A, float>) {
-    for (; i + 8 <= n; i += 8)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),
-                       _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+void narrow_row(T* __restrict to, const A* __restrict from, index_t n) {
+  if constexpr (std::is_same_v<A, T>) {
+    if (n > 0) std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+  } else {
+    using V = Vec<A>;
+    index_t i = 0;
+    for (; i + V::kLanes <= n; i += V::kLanes) V::load(from + i).store(to + i);
+    if (i < n) V::load(from + i, n - i).store(to + i, n - i);
   }
-#endif
-  for (; i < n; ++i) to[i] = static_cast<T>(from[i]);
 }
-
-/// sum of x[i]
-template <class A>
-inline A row_sum(const A* x, index_t n) {
-  Lanes<A> sum = {}, v;
-  index_t i = 0;
-  for (; i + kLanes<A> <= n; i += kLanes<A>) {
-    load_lanes<A>(v, x + i);
-    sum += v;
-  }
-  A tail = 0;
-  for (; i < n; ++i) tail += x[i];
-  return sum_of_lanes<A>(sum) + tail;
-}
-
-/// sum of (x[i] - shift)^2
-template <class A>
-inline A row_sum_of_squares(const A* x, index_t n, A shift = 0) {
-  Lanes<A> sum = {}, v;
-  index_t i = 0;
-  for (; i + kLanes<A> <= n; i += kLanes<A>) {
-    load_lanes<A>(v, x + i);
-    v -= shift;
-    sum += v * v;
-  }
-  A tail = 0;
-  for (; i < n; ++i) tail += (x[i] - shift) * (x[i] - shift);
-  return sum_of_lanes<A>(sum) + tail;
-}
-
-/// largest x[i]; minus infinity for an empty row; a NaN may be passed over
-template <class A>
-inline A row_max(const A* x, index_t n) {
-  A part[kLanes<A>];
-  for (A& p : part) p = -std::numeric_limits<A>::infinity();
-  index_t i = 0;
-  for (; i + kLanes<A> <= n; i += kLanes<A>)
-    for (index_t l = 0; l < kLanes<A>; ++l) part[l] = part[l] < x[i + l] ? x[i + l] : part[l];
-  for (index_t l = 0; i < n; ++i, ++l) part[l] = part[l] < x[i] ? x[i] : part[l];
-  A best = part[0];
-  for (const A p : part) best = best < p ? p : best;
-  return best;
-}
-
-}  // inline namespace
 
 /// A row in the type that arithmetic runs in: the row itself, or a widened copy in `buffer` [n].
 template <class A, class T>
-inline const A* arithmetic_row(const T* row, A* buffer, index_t n) {
+const A* arithmetic_row(const T* row, [[maybe_unused]] A* buffer, [[maybe_unused]] index_t n) {
   if constexpr (std::is_same_v<A, T>) {
-    (void)buffer;
-    (void)n;
     return row;
   } else {
     widen_row(buffer, row, n);
@@ -139,26 +58,124 @@ inline const A* arithmetic_row(const T* row, A* buffer, index_t n) {
   }
 }
 
-/// Rows of one task: enough elements to pay for handing it to a thread. By shape alone.
-inline index_t rows_per_task(index_t elements_per_row) {
-  constexpr index_t kElements = 8192;
-  return elements_per_row >= kElements ? 1
-                                       : kElements / (elements_per_row > 0 ? elements_per_row : 1);
+// ---- functions of a row ----
+
+/// y[i] = f(x[i]...) by vectors; f takes and returns Vec<A>. The rows may be the same.
+template <class A, class F, class... Rows>
+void map_row(A* y, index_t n, F f, const Rows*... x) {
+  using V = Vec<A>;
+  index_t i = 0;
+  for (; i + V::kLanes <= n; i += V::kLanes) f(V::load(x + i)...).store(y + i);
+  if (i < n) f(V::load(x + i, n - i)...).store(y + i, n - i);
 }
 
-/// f(begin, end) over disjoint ranges of rows that cover [0, rows).
+/// sum of f(x[i]) where f(0) adds nothing; four vectors at a time, in a fixed order.
+template <class A, class F>
+A fold_row(const A* x, index_t n, F f) {
+  using V = Vec<A>;
+  constexpr index_t kStep = V::kLanes;
+  V a = V::zero(), b = V::zero(), c = V::zero(), d = V::zero();
+  index_t i = 0;
+  for (; i + 4 * kStep <= n; i += 4 * kStep) {
+    a = a + f(V::load(x + i));
+    b = b + f(V::load(x + i + kStep));
+    c = c + f(V::load(x + i + 2 * kStep));
+    d = d + f(V::load(x + i + 3 * kStep));
+  }
+  for (; i + kStep <= n; i += kStep) a = a + f(V::load(x + i));
+  if (i < n) b = b + f(V::load(x + i, n - i));
+  return sum((a + b) + (c + d));
+}
+
+template <class A>
+A row_sum(const A* x, index_t n) {
+  return fold_row(x, n, [](Vec<A> v) { return v; });
+}
+template <class A>
+A row_sum_of_squares(const A* x, index_t n) {
+  return fold_row(x, n, [](Vec<A> v) { return v * v; });
+}
+
+/// Largest x[i]; n is at least 1. A NaN may be passed over.
+template <class A>
+A row_max(const A* x, index_t n) {
+  using V = Vec<A>;
+  V best = V::broadcast(x[0]);
+  index_t i = 0;
+  for (; i + V::kLanes <= n; i += V::kLanes) best = max(best, V::load(x + i));
+  A out = largest(best);
+  for (; i < n; ++i) out = out < x[i] ? x[i] : out;
+  return out;
+}
+
+/// sum of exp(x[i] - shift) in double: blocks of a few hundred terms in A, so that a vocabulary of
+/// any size loses nothing.
+template <class A>
+double row_sum_of_exp(const A* x, index_t n, A shift) {
+  using V = Vec<A>;
+  constexpr index_t kBlock = 512;
+  const V m = V::broadcast(shift);
+  double total = 0;
+  index_t i = 0;
+  while (i + V::kLanes <= n) {
+    const index_t end = std::min(n, i + kBlock);
+    V block = V::zero();
+    for (; i + V::kLanes <= end; i += V::kLanes) block = block + exp(V::load(x + i) - m);
+    total += static_cast<double>(sum(block));
+  }
+  for (; i < n; ++i) total += static_cast<double>(std::exp(x[i] - shift));
+  return total;
+}
+
+/// 1 / (1 + exp(-x))
+template <class A>
+Vec<A> sigmoid(Vec<A> x) {
+  const Vec<A> one = Vec<A>::broadcast(A{1});
+  return one / (one + exp(Vec<A>::zero() - x));
+}
+
+/// tanh: a polynomial around 0, where 1 - 2 / (e^2x + 1) would cancel. Cephes tanhf; within 2 ulp.
+inline Vec<float> tanh(Vec<float> x) {
+  using V = Vec<float>;
+  const V one = V::broadcast(1.f), two = V::broadcast(2.f);
+  const V magnitude = max(x, V::zero() - x), z = x * x;
+  V p = V::broadcast(-5.70498872745e-3f);
+  p = fma(p, z, V::broadcast(2.06390887954e-2f));
+  p = fma(p, z, V::broadcast(-5.37397155531e-2f));
+  p = fma(p, z, V::broadcast(1.33314422036e-1f));
+  p = fma(p, z, V::broadcast(-3.33332819422e-1f));
+  const V near = fma(p * z, x, x);
+  const V far = one - two / (exp(x + x) + one);
+  return select(magnitude - V::broadcast(0.625f), near, far);
+}
+
+/// f(lane) for each lane: functions that have no vector form.
+template <class A, class F>
+Vec<A> by_lanes(Vec<A> x, F f) {
+  A lanes[Vec<A>::kLanes];
+  x.store(lanes);
+  for (A& lane : lanes) lane = f(lane);
+  return Vec<A>::load(lanes);
+}
+inline Vec<double> tanh(Vec<double> x) {
+  return by_lanes(x, [](double v) { return std::tanh(v); });
+}
+
+// ---- rows of a call ----
+
+/// f(begin, end) over disjoint ranges of rows that cover [0, rows). Ranges depend on the shape
+/// alone and hold enough elements to pay for handing them to a thread.
 template <class F>
-inline void for_row_ranges(index_t rows, index_t elements_per_row, F&& f) {
-  const index_t step = rows_per_task(elements_per_row);
-  parallel_for((rows + step - 1) / step, [&](index_t task) {
-    const index_t begin = task * step;
-    f(begin, begin + step < rows ? begin + step : rows);
-  });
+void for_row_ranges(index_t rows, index_t elements_per_row, F&& f) {
+  constexpr index_t kElements = 8192;
+  const index_t step = std::max<index_t>(1, kElements / std::max<index_t>(1, elements_per_row));
+  parallel_for((rows + step - 1) / step,
+               [&](index_t task) { f(task * step, std::min(rows, (task + 1) * step)); });
 }
 
 /// Rows of a view: the product of all extents but the last.
 template <class T, std::size_t Rank>
-inline index_t row_count(const TensorView<T, Rank>& view) {
+index_t row_count(const TensorView<T, Rank>& view) {
   index_t rows = 1;
   for (std::size_t axis = 0; axis + 1 < Rank; ++axis) rows *= view.extent(axis);
   return rows;
@@ -166,7 +183,7 @@ inline index_t row_count(const TensorView<T, Rank>& view) {
 
 /// First element of row `index` of a strided view, rows counted in row-major order.
 template <class T, std::size_t Rank>
-inline T* row_at(const TensorView<T, Rank>& view, index_t index) {
+T* row_at(const TensorView<T, Rank>& view, index_t index) {
   T* at = view.data();
   for (std::size_t axis = Rank - 1; axis-- > 0;) {
     at += index % view.extent(axis) * view.stride(axis);
@@ -175,4 +192,19 @@ inline T* row_at(const TensorView<T, Rank>& view, index_t index) {
   return at;
 }
 
-}  // namespace rapt::detail
+/// A vector [n] in accumulate_t<T>, plus `offset`; null where it is absent.
+template <class T, class A = accumulate_t<T>>
+const A* widened_vector(Scratch<Cpu>& scratch, TensorView<const T, 1> vector, A offset = 0) {
+  if (!vector) return nullptr;
+  const index_t n = vector.extent(0);
+  if constexpr (std::is_same_v<A, T>)
+    if (offset == 0) return vector.data();
+  A* out = scratch.template tensor<A>(Shape{n}).data();
+  widen_row(out, vector.data(), n);
+  if (offset != 0)
+    for (index_t i = 0; i < n; ++i) out[i] += offset;
+  return out;
+}
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu
