@@ -22,7 +22,7 @@ struct Dual {
   T value{};
   T derivative{};
 
-  RAPT_HOST_DEVICE constexpr Dual() = default;
+  constexpr Dual() = default;
   /// A constant; any number, so that `s * 2` and `s + 0.5` work for every T.
   template <class N>
   requires std::is_arithmetic_v<N> RAPT_HOST_DEVICE constexpr Dual(N constant)
