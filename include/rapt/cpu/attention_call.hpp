@@ -1,0 +1,248 @@
+// A call of attention as the CPU kernels walk it: where a row of K or V lies, at which position a
+// query or key stands, what a mask says about a tile, and how a finished row is written.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "rapt/attention/options.hpp"
+#include "rapt/attention/sequences.hpp"
+#include "rapt/cpu/attention_tile.hpp"
+#include "rapt/mask/concept.hpp"
+#include "rapt/mask/score.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+using rapt::detail::AttentionSequence;
+
+/// Address of row j of one head's keys or values: evenly spaced, or through a block table.
+template <class T>
+struct RowAddress {
+  const T* base = nullptr;
+  index_t stride = 0;                   // from a row to the next, within a block
+  const std::int32_t* table = nullptr;  // blocks of this sequence; absent: one endless block
+  index_t table_step = 1, block_size = 1, block_stride = 0;
+
+  const T* operator()(index_t j) const {
+    if (table == nullptr) return base + j * stride;
+    return base + table[j / block_size * table_step] * block_stride + j % block_size * stride;
+  }
+};
+
+template <class Args, class View>
+auto row_address(const Args& args, const View& rows, const AttentionSequence& seq, index_t head) {
+  RowAddress<typename View::value_type> address{rows.data() + head * rows.stride(2),
+                                                rows.stride(1)};
+  if (args.block_table) {
+    address.table = args.block_table.data() + seq.b * args.block_table.stride(0);
+    address.table_step = args.block_table.stride(1);
+    address.block_size = rows.extent(1);
+    address.block_stride = rows.stride(0);
+  } else {
+    address.base += seq.row * rows.stride(0) + seq.kv_begin * rows.stride(1);
+  }
+  return address;
+}
+
+/// The keys [begin, begin + count) of a tile and their positions: consecutive, or given by the
+/// caller, and then a negative one makes its key invisible.
+struct KeySpan {
+  index_t begin, count;
+  const std::int32_t* given = nullptr;  // of the sequence's key 0
+  index_t given_step = 1;
+
+  index_t position(index_t j) const {
+    return given == nullptr ? begin + j : given[(begin + j) * given_step];
+  }
+  KeySpan part(index_t from, index_t n) const { return {begin + from, n, given, given_step}; }
+};
+
+template <class Args>
+KeySpan keys_of(const Args& args, const AttentionSequence& seq, index_t begin, index_t count) {
+  KeySpan span{begin, count};
+  if (args.kv_positions) {
+    span.given = args.kv_positions.data() + seq.row * args.kv_positions.stride(0) +
+                 seq.kv_begin * args.kv_positions.stride(1);
+    span.given_step = args.kv_positions.stride(1);
+  }
+  return span;
+}
+
+template <class Args>
+index_t query_position(const Args& args, const AttentionSequence& seq, index_t i) {
+  return args.q_positions ? index_t{args.q_positions(seq.row, seq.q_begin + i)}
+                          : i + seq.kv_len - seq.q_len;
+}
+
+/// The rows of a tile: queries [i_begin, i_begin + queries) of heads [head, head + heads), the
+/// queries of a head one after the other, so that a tile that knows few heads asks the mask about
+/// few.
+struct RowBlock {
+  index_t head, heads, i_begin, queries;
+  const index_t* positions;  // [queries]
+  bool consecutive;          // positions count up by one
+
+  index_t rows() const { return heads * queries; }
+  index_t head_of(index_t r) const { return head + r / queries; }
+  index_t query_of(index_t r) const { return i_begin + r % queries; }
+  index_t position_of(index_t r) const { return positions[r % queries]; }
+};
+
+namespace detail {
+
+/// Smallest range that holds the positions of n rows or keys.
+template <class At>
+PositionRange range_of(At at, index_t n, bool consecutive) {
+  PositionRange range{at(0), at(0) + 1};
+  if (consecutive) return {range.begin, range.begin + n};
+  for (index_t i = 1; i < n; ++i) {
+    const index_t p = at(i);
+    range.begin = p < range.begin ? p : range.begin;
+    range.end = p >= range.end ? p + 1 : range.end;
+  }
+  return range;
+}
+
+/// Calls f(head, positions) for each head among rows [begin, end).
+template <class F>
+void for_each_head(const RowBlock& block, index_t begin, index_t end, F f) {
+  for (index_t r = begin; r < end;) {
+    const index_t of_head = r / block.queries, first = r - of_head * block.queries;
+    const index_t n = std::min(end - r, block.queries - first);
+    const index_t* const positions = block.positions + first;
+    f(block.head + of_head,
+      range_of([=](index_t i) { return positions[i]; }, n, block.consecutive));
+    r += n;
+  }
+}
+
+/// Positions of the keys of a tile. `some_invisible`: given positions, some of them negative.
+struct KeyRange {
+  PositionRange range;
+  bool some_invisible;
+};
+inline KeyRange key_range(const KeySpan& keys) {
+  PositionRange range =
+      range_of([&](index_t j) { return keys.position(j); }, keys.count, keys.given == nullptr);
+  const bool negative = range.begin < 0;
+  if (negative) range.begin = 0;
+  return {range, negative};
+}
+
+/// The verdict on rows [begin, end) of a block and a tile of keys, over all heads among the rows.
+template <class Mask>
+TileVerdict verdict_of(const Mask& mask, index_t b, const RowBlock& block, index_t begin,
+                       index_t end, const KeyRange& keys) {
+  if (keys.range.empty()) return TileVerdict::skip;
+  bool any = false, all = !keys.some_invisible;
+  for_each_head(block, begin, end, [&](index_t h, PositionRange q) {
+    const TileVerdict v = classify(mask, b, h, q, keys.range);
+    any = any || v != TileVerdict::skip;
+    all = all && v == TileVerdict::full;
+  });
+  return !any ? TileVerdict::skip : all ? TileVerdict::full : TileVerdict::partial;
+}
+
+/// A mask may watch: mask.on_tile(b, h, q, kv, verdict) is told of every tile that is computed.
+/// Tests count with it; for any other mask this is nothing.
+template <class Mask>
+void report_tile(const Mask& mask, index_t b, const RowBlock& block, index_t begin, index_t end,
+                 const KeyRange& keys, TileVerdict verdict) {
+  if constexpr (requires { mask.on_tile(b, b, keys.range, keys.range, verdict); }) {
+    for_each_head(block, begin, end,
+                  [&](index_t h, PositionRange q) { mask.on_tile(b, h, q, keys.range, verdict); });
+  }
+}
+
+/// seen[j] = all ones where the mask lets the query see key j, else 0. Returns whether any is seen.
+template <class A, class Mask>
+bool ask_row(mask_int<A>* seen, const Mask& mask, index_t b, index_t h, index_t q_pos,
+             const KeySpan& keys) {
+  using M = mask_int<A>;
+  M any = 0;
+  if (keys.given == nullptr) {
+    for (index_t j = 0; j < keys.count; ++j) {
+      seen[j] = static_cast<M>(-static_cast<M>(mask(b, h, q_pos, keys.begin + j)));
+      any |= seen[j];
+    }
+  } else {
+    for (index_t j = 0; j < keys.count; ++j) {
+      const index_t p = keys.position(j);
+      seen[j] = p >= 0 && mask(b, h, q_pos, p) ? M(-1) : M(0);
+      any |= seen[j];
+    }
+  }
+  return any != 0;
+}
+
+/// Scores that no modifier changes stay as dot products: their factor joins the exponent's.
+template <class Score>
+inline constexpr bool is_identity = std::is_same_v<Score, Identity>;
+
+/// s[j] = score(scale * s[j], ...).
+template <class A, class Score>
+void modify_row(A* s, const Score& score, A scale, index_t b, index_t h, index_t q_pos,
+                const KeySpan& keys) {
+  if constexpr (!is_identity<Score>) {
+    for (index_t j = 0; j < keys.count; ++j) {
+      const index_t p = keys.position(j);
+      if (p >= 0) s[j] = static_cast<A>(score(s[j] * scale, b, h, q_pos, p));
+    }
+  }
+}
+
+/// What of a scale is folded into q (its sign, for scores that stay dot products), into the
+/// modifier and into the exponent.
+template <class A, class Score>
+struct ScoreUnits {
+  A scale;
+  A q_factor() const { return is_identity<Score> && scale < 0 ? A(-1) : A(1); }
+  /// From a score as it stands in a tile to natural units, and to an exponent of 2.
+  A natural() const { return is_identity<Score> ? std::abs(scale) : A(1); }
+  A unit() const { return natural() * kLog2E<A>; }
+};
+
+/// A row without its division: running maximum m in natural units, sum l, and o = sum of e v.
+template <class A>
+struct RowState {
+  A m, l;
+  A* o;  // [value_dim], padded to a whole vector
+};
+
+/// Writes out, logsumexp and logsumexp_with_sink of one row. Returns the logarithm of the whole
+/// denominator, sink included.
+template <class Args, class A>
+A finish_row(const Args& args, const AttentionSequence& seq, index_t h, index_t i,
+             const RowState<A>& row) {
+  using V = Vec<A>;
+  constexpr A kNone = -std::numeric_limits<A>::infinity();
+  const index_t at = seq.q_begin + i;
+  const A lse = row.l == 0 ? kNone : row.m + std::log(row.l);
+  A factor = row.l == 0 ? A(0) : 1 / row.l, whole = lse;
+  if (args.sink_logits) {
+    const A sink = static_cast<A>(args.sink_logits(h));
+    const A m = std::max(lse, sink);
+    if (m != kNone) {
+      whole = m + std::log(std::exp(lse - m) + std::exp(sink - m));
+      if (row.l != 0) factor *= std::exp(lse - whole);
+    }
+  }
+  if (args.logsumexp) args.logsumexp(seq.row, h, at) = lse;
+  if (args.logsumexp_with_sink) args.logsumexp_with_sink(seq.row, h, at) = whole;
+  auto* const out = args.out.data() + seq.row * args.out.stride(0) + at * args.out.stride(1) +
+                    h * args.out.stride(2);
+  const index_t dim = args.out.extent(3);
+  if (row.l == 0) {  // o may be anything
+    for (index_t t = 0; t < dim; t += V::kLanes) store_lanes(V::zero(), out + t, dim - t);
+  } else {
+    for (index_t t = 0; t < dim; t += V::kLanes)
+      store_lanes(V::load(row.o + t) * V::broadcast(factor), out + t, dim - t);
+  }
+  return whole;
+}
+
+}  // namespace detail
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu

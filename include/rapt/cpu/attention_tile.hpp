@@ -1,0 +1,202 @@
+// The register tiles of attention: the part of the kernel that knows neither masks nor lengths.
+//
+//   multiply    C[rows, n] = A[rows, depth] B[depth, n]     or C = f C + A B, f one factor a row
+//
+//          B: a panel of kVectors registers, packed so that row k follows row k - 1
+//          +---------+---------+
+//      A   | b[k][0] | b[k][1] |        6 rows x 2 vectors of accumulators (AVX-512, NEON: x 4),
+//   a[0][k]|  acc    |  acc    |        each A element broadcast once, each B vector loaded once
+//    ...   |         |         |        for 6 rows
+//   a[5][k]|  acc    |  acc    |
+//          +---------+---------+
+//
+// It serves both products: S = Q K^T with K packed transposed, [dim][keys of the panel], and
+// O = f O + P V with V packed as it lies, [keys][dims of the panel]. Packing also converts 16-bit
+// elements, so a tile of K and V is all that ever exists of them in float.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "rapt/core/config.hpp"
+#include "rapt/cpu/simd.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+/// Sizes of the tiles for sums of type A.
+template <class A>
+struct AttentionTiling {
+  static constexpr int kLanes = Vec<A>::kLanes;
+  static constexpr int kVectors = Vec<A>::kRegisters >= 32 ? 4 : 2;  // of a panel
+  static constexpr int kPanel = kVectors * kLanes;                   // columns of a panel
+  static constexpr int kGroup = 6;                                   // rows of a register tile
+  static constexpr int kRowTile = 8 * kGroup;                        // rows that share a score tile
+  static constexpr int kKeyTile = kPanel < 64 ? 64 : 128;            // keys packed at a time
+  static constexpr int kPanels = kKeyTile / kPanel;
+  static_assert(kKeyTile % kPanel == 0 && kPanels <= 32);
+};
+
+namespace detail {
+
+constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
+
+/// Rows x kVecs accumulators over `depth` steps. A element (i, k) lies at a[i * kRowStep + k *
+/// kStep].
+template <int kRows, int kVecs, index_t kRowStep, index_t kStep, bool kAccumulate, class A>
+inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, const A* b,
+                          index_t b_step, index_t depth) {
+  using V = Vec<A>;
+  V acc[kRows][kVecs];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+      if constexpr (kAccumulate)
+        acc[i][v] = V::load(c + i * c_step + v * V::kLanes) * V::broadcast(factor[i]);
+      else
+        acc[i][v] = V::zero();
+    }
+  }
+  for (index_t k = 0; k < depth; ++k) {
+    V bk[kVecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) bk[v] = V::load(b + v * V::kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const V aik = V::broadcast(a[i * kRowStep]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(aik, bk[v], acc[i][v]);
+    }
+    a += kStep;
+    b += b_step;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) acc[i][v].store(c + i * c_step + v * V::kLanes);
+  }
+}
+
+/// The same for 1 to kVectors vectors.
+template <int kRows, index_t kRowStep, index_t kStep, bool kAccumulate, class A>
+inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, const A* a,
+                          const A* b, index_t b_step, index_t depth) {
+  constexpr int kVectors = AttentionTiling<A>::kVectors;
+  if (vectors == kVectors)
+    multiply_tile<kRows, kVectors, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step,
+                                                                 depth);
+  else if (vectors == 1)
+    multiply_tile<kRows, 1, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step, depth);
+  else if constexpr (kVectors > 2) {
+    if (vectors == 2)
+      multiply_tile<kRows, 2, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step, depth);
+    else
+      multiply_tile<kRows, 3, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step, depth);
+  }
+}
+
+/// And for 1 to kGroup rows: 6, or what is left as 4 + 2 + 1. Not inlined: one copy serves all
+/// masks.
+template <index_t kRowStep, index_t kStep, bool kAccumulate, class A>
+[[gnu::noinline]] void multiply(int rows, int vectors, A* c, index_t c_step, const A* factor,
+                                const A* a, const A* b, index_t b_step, index_t depth) {
+  if (rows == AttentionTiling<A>::kGroup) {
+    multiply_rows<AttentionTiling<A>::kGroup, kRowStep, kStep, kAccumulate>(
+        vectors, c, c_step, factor, a, b, b_step, depth);
+    return;
+  }
+  if (rows & 4) {
+    multiply_rows<4, kRowStep, kStep, kAccumulate>(vectors, c, c_step, factor, a, b, b_step, depth);
+    c += 4 * c_step, a += 4 * kRowStep, factor += 4;
+  }
+  if (rows & 2) {
+    multiply_rows<2, kRowStep, kStep, kAccumulate>(vectors, c, c_step, factor, a, b, b_step, depth);
+    c += 2 * c_step, a += 2 * kRowStep, factor += 2;
+  }
+  if (rows & 1)
+    multiply_rows<1, kRowStep, kStep, kAccumulate>(vectors, c, c_step, factor, a, b, b_step, depth);
+}
+
+/// Lanes [0, n) of p, converted; a whole load where the row is long enough.
+template <class A, class T>
+inline Vec<A> load_lanes(const T* p, index_t n) {
+  return n >= Vec<A>::kLanes ? Vec<A>::load(p) : Vec<A>::load(p, n);
+}
+template <class A, class T>
+inline void store_lanes(Vec<A> x, T* p, index_t n) {
+  if (n >= Vec<A>::kLanes)
+    x.store(p);
+  else
+    x.store(p, n);
+}
+
+/// Keys rows[0..n) into panels [kPanels][dim][kPanel], transposed; keys beyond n read as zero up to
+/// a whole vector.
+template <class A, class T>
+[[gnu::noinline]] void pack_keys(A* packed, const T* const* rows, index_t n, index_t dim) {
+  using V = Vec<A>;
+  constexpr index_t kLanes = V::kLanes, kPanel = AttentionTiling<A>::kPanel;
+  for (index_t key = 0; key < n; key += kLanes) {
+    A* const to = packed + key / kPanel * kPanel * dim + key % kPanel;
+    for (index_t t = 0; t < dim; t += kLanes) {
+      const index_t left = dim - t;
+      V block[V::kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < V::kLanes; ++i)
+        block[i] = key + i < n ? load_lanes<A>(rows[key + i] + t, left) : V::zero();
+      V::transpose(block);
+      if (left >= kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < V::kLanes; ++i) block[i].store(to + (t + i) * kPanel);
+      } else {
+        for (int i = 0; i < left; ++i) block[i].store(to + (t + i) * kPanel);
+      }
+    }
+  }
+}
+
+/// Values rows[0..n) into panels [ceil(dim / kPanel)][kKeyTile][kPanel]; dims beyond `dim` are zero
+/// up to a whole vector. Says whether all of them are finite.
+template <class A, class T>
+[[gnu::noinline]] bool pack_values(A* packed, const T* const* rows, index_t n, index_t dim) {
+  using V = Vec<A>;
+  using Tiling = AttentionTiling<A>;
+  V difference = V::zero();  // x - x: 0, or NaN for an infinity or a NaN
+  for (index_t j = 0; j < n; ++j) {
+    const T* const row = rows[j];
+    for (index_t t = 0; t < dim; t += V::kLanes) {
+      const V x = load_lanes<A>(row + t, dim - t);
+      difference = difference + (x - x);
+      x.store(packed + (t / Tiling::kPanel * Tiling::kKeyTile + j) * Tiling::kPanel +
+              t % Tiling::kPanel);
+    }
+  }
+  return sum(difference) == A(0);
+}
+
+/// One row of a score tile becomes weights: m' = max(m, s), e = exp2((s - m') unit), and the sum of
+/// e. Columns [begin, end) are whole vectors; what is hidden or beyond the keys holds minus
+/// infinity. `unit` turns a score into an exponent of 2.
+template <class A>
+inline void soften_row(A* s, index_t begin, index_t end, A unit, A& m, A& l, A& factor) {
+  using V = Vec<A>;
+  constexpr A kNone = -std::numeric_limits<A>::infinity();
+  V top = V::load(s + begin);
+  for (index_t j = begin + V::kLanes; j < end; j += V::kLanes) top = max(top, V::load(s + j));
+  const A m_new = std::max(m, largest(top));
+  const V reference = V::broadcast(m_new == kNone ? A(0) : m_new), u = V::broadcast(unit);
+  V total = V::zero();
+  for (index_t j = begin; j < end; j += V::kLanes) {
+    const V e = exp2_flushed((V::load(s + j) - reference) * u);
+    e.store(s + j);
+    total = total + e;
+  }
+  factor = m_new == m ? A(1) : std::exp2((m - m_new) * unit);  // m = -inf gives 0
+  l = l * factor + sum(total);
+  m = m_new;
+}
+
+}  // namespace detail
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu

@@ -1,0 +1,135 @@
+// One thin wrapper over the vector registers of the machine that the compiler was told to build
+// for.
+//
+//   Vec<float>, Vec<double>     kLanes numbers side by side
+//
+//   zero() broadcast(x)                        load(p) load(p, n)       the first n lanes, others 0
+//   load from half and bfloat16 (Vec<float>)   store(p) store(p, n)     converting, to nearest even
+//   a + b, a - b, a * b, a / b, fma(a, b, c)   max(a, b), min(a, b)     b where either is NaN
+//   round(a)           to nearest even         select(mask, a, b)       a where mask's sign bit is
+//   set pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
+//   sum(a), largest(a) over the lanes          sums(a)                  lane i: sum of a[i]'s lanes
+//   exp2, exp2_flushed, exp                    polynomials, below
+//
+// The instruction set is chosen from the target flags, as Eigen does, and all code that depends on
+// it lives in an inline namespace of its name (RAPT_SIMD), so that files built with other flags
+// never share a function. `rapt::cpu::isa()` says which: "avx512", "avx2", "neon" or "portable".
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "rapt/core/config.hpp"
+#include "rapt/core/dtype.hpp"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__) && defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX512BF16__)
+#define RAPT_SIMD avx512_bf16
+#else
+#define RAPT_SIMD avx512
+#endif
+#include "rapt/cpu/simd/avx512.hpp"
+#elif defined(__AVX2__) && defined(__FMA__)
+#define RAPT_SIMD avx2
+#include "rapt/cpu/simd/avx2.hpp"
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define RAPT_SIMD neon
+#include "rapt/cpu/simd/neon.hpp"
+#else
+#define RAPT_SIMD portable
+#include "rapt/cpu/simd/portable.hpp"
+#endif
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+/// The instruction set that this translation unit's kernels use.
+inline const char* isa() { return kIsa; }
+
+/// An integer as wide as T: the element of a mask, all ones or all zeros.
+template <class T>
+using mask_int = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
+
+namespace detail {
+
+// 2^f on [-1/2, 1/2]. float: a minimax polynomial (Cephes exp2f), error below 1 ulp; double: the
+// Taylor series to degree 13, error below 1e-17.
+inline Vec<float> exp2_fraction(Vec<float> f) {
+  using V = Vec<float>;
+  V p = V::broadcast(1.535336188319500e-4f);
+  p = fma(p, f, V::broadcast(1.339887440266574e-3f));
+  p = fma(p, f, V::broadcast(9.618437357674640e-3f));
+  p = fma(p, f, V::broadcast(5.550332471162809e-2f));
+  p = fma(p, f, V::broadcast(2.402264791363012e-1f));
+  p = fma(p, f, V::broadcast(6.931472028550421e-1f));
+  return fma(p, f, V::broadcast(1.f));
+}
+inline Vec<double> exp2_fraction(Vec<double> f) {
+  using V = Vec<double>;
+  constexpr double kTerms[] = {// ln(2)^k / k!, k = 12 ... 0
+                               2.5678435993488206e-11,
+                               4.4455382718708116e-10,
+                               7.054911620801121e-9,
+                               1.0178086009239699e-7,
+                               1.3215486790144307e-6,
+                               1.525273380405984e-5,
+                               1.5403530393381608e-4,
+                               1.3333558146428443e-3,
+                               9.618129107628477e-3,
+                               5.5504108664821576e-2,
+                               0.24022650695910072,
+                               0.6931471805599453,
+                               1.0};
+  V p = V::broadcast(1.3691488853904128e-12);
+  for (const double term : kTerms) p = fma(p, f, V::broadcast(term));
+  return p;
+}
+
+template <class T>
+inline constexpr T kLog2E = T(1.4426950408889634074);
+template <class T>
+inline constexpr T kLn2 = T(0.69314718055994530942);
+
+}  // namespace detail
+
+/// 2^x; subnormal results and overflow to infinity included, NaN stays.
+template <class T>
+Vec<T> exp2(Vec<T> x) {
+  using V = Vec<T>;
+  constexpr T kLow = sizeof(T) == 4 ? T(-151) : T(-1076), kHigh = sizeof(T) == 4 ? T(129) : T(1025);
+  x = min(V::broadcast(kHigh), max(V::broadcast(kLow), x));
+  const V n = round(x);
+  const V half = round(n * V::broadcast(T(0.5)));  // in two steps: 2^n itself may not be a number
+  return detail::exp2_fraction(x - n) * pow2(half) * pow2(n - half);
+}
+
+/// 2^x for x <= 0, where what would be subnormal is 0. The softmax: exactly 0 for x = -inf.
+template <class T>
+Vec<T> exp2_flushed(Vec<T> x) {
+  using V = Vec<T>;
+  constexpr T kLow = sizeof(T) == 4 ? T(-127) : T(-1023);  // pow2 of it is 0
+  x = max(V::broadcast(kLow), x);
+  const V n = round(x);
+  return detail::exp2_fraction(x - n) * pow2(n);
+}
+
+/// e^x, with ln 2 in two parts so that large arguments keep their last bits.
+template <class T>
+Vec<T> exp(Vec<T> x) {
+  using V = Vec<T>;
+  constexpr T kLow = sizeof(T) == 4 ? T(-105) : T(-746),
+              kHigh = sizeof(T) == 4 ? T(89.5) : T(710.5);
+  constexpr T kLn2High = sizeof(T) == 4 ? T(0.693359375) : T(6.93147180369123816490e-01);
+  constexpr T kLn2Low = sizeof(T) == 4 ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
+  x = min(V::broadcast(kHigh), max(V::broadcast(kLow), x));
+  const V n = round(x * V::broadcast(detail::kLog2E<T>));
+  const V r = fma(n, V::broadcast(-kLn2Low), fma(n, V::broadcast(-kLn2High), x));
+  const V half = round(n * V::broadcast(T(0.5)));
+  return detail::exp2_fraction(r * V::broadcast(detail::kLog2E<T>)) * pow2(half) * pow2(n - half);
+}
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu

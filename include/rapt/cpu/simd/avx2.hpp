@@ -1,0 +1,207 @@
+// Vec for AVX2 + FMA (8 floats, 4 doubles; 16 registers). half needs F16C, else it goes by lanes.
+// Included by cpu/simd.hpp alone, which documents the operations.
+#pragma once
+
+#include <immintrin.h>
+
+#include "rapt/core/dtype.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+inline constexpr const char* kIsa = "avx2";
+
+template <class T>
+struct Vec;
+
+namespace detail {
+/// The first n of 8 (or 4) lanes.
+inline __m256i lanes32(index_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline __m256i lanes64(index_t n) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+}  // namespace detail
+
+template <>
+struct Vec<float> {
+  using value_type = float;
+  static constexpr int kLanes = 8;
+  static constexpr int kRegisters = 16;
+  __m256 v;
+
+  static Vec zero() { return {_mm256_setzero_ps()}; }
+  static Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
+  static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static Vec load(const float* p, index_t n) { return {_mm256_maskload_ps(p, detail::lanes32(n))}; }
+  static Vec load(const bfloat16* p) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
+  }
+  static Vec load(const half* p) {
+#if defined(__F16C__)
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+#else
+    alignas(32) float lanes[kLanes];
+    for (int i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(p[i]);
+    return load(lanes);
+#endif
+  }
+  template <class H>
+  requires(sizeof(H) == 2) static Vec load(const H* p, index_t n) {
+    H lanes[kLanes] = {};
+    std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(H));
+    return load(lanes);
+  }
+  /// Masks: all ones or all zeros in each lane.
+  static Vec load_mask(const std::int32_t* p) {
+    return {_mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void store(float* p, index_t n) const { _mm256_maskstore_ps(p, detail::lanes32(n), v); }
+  void store(bfloat16* p) const {
+    // Round to nearest even by adding just below half an ulp, plus the last kept bit; NaN stays
+    // NaN.
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), nan);
+    const __m256i high = _mm256_srli_epi32(rounded, 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0xd8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  }
+  void store(half* p) const {
+#if defined(__F16C__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0));
+#else
+    alignas(32) float lanes[kLanes];
+    store(lanes);
+    for (int i = 0; i < kLanes; ++i) p[i] = half(lanes[i]);
+#endif
+  }
+  template <class H>
+  requires(sizeof(H) == 2) void store(H* p, index_t n) const {
+    H lanes[kLanes];
+    store(lanes);
+    std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(H));
+  }
+
+  friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  friend Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+  friend Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+  friend Vec round(Vec a) {
+    return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  friend Vec select(Vec mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask.v)}; }
+  friend Vec bit_and(Vec a, Vec mask) { return {_mm256_and_ps(a.v, mask.v)}; }
+  friend Vec pow2(Vec n) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
+  }
+  friend float sum(Vec a) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+  }
+  friend float largest(Vec a) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+  }
+  static Vec sums(const Vec (&a)[kLanes]) {
+    const __m256 a01 = _mm256_hadd_ps(a[0].v, a[1].v), a23 = _mm256_hadd_ps(a[2].v, a[3].v);
+    const __m256 a45 = _mm256_hadd_ps(a[4].v, a[5].v), a67 = _mm256_hadd_ps(a[6].v, a[7].v);
+    const __m256 low = _mm256_hadd_ps(a01, a23), high = _mm256_hadd_ps(a45, a67);
+    return {_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                          _mm256_permute2f128_ps(low, high, 0x31))};
+  }
+  /// Rows become columns.
+  static void transpose(Vec (&a)[kLanes]) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 4; ++i) {
+      t[2 * i] = _mm256_unpacklo_ps(a[2 * i].v, a[2 * i + 1].v);
+      t[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i].v, a[2 * i + 1].v);
+    }
+    for (int i = 0; i < 2; ++i) {
+      u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+      u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+      u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+      u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+      a[i].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+      a[i + 4].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+  }
+};
+
+template <>
+struct Vec<double> {
+  using value_type = double;
+  static constexpr int kLanes = 4;
+  static constexpr int kRegisters = 16;
+  __m256d v;
+
+  static Vec zero() { return {_mm256_setzero_pd()}; }
+  static Vec broadcast(double x) { return {_mm256_set1_pd(x)}; }
+  static Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
+  static Vec load(const double* p, index_t n) {
+    return {_mm256_maskload_pd(p, detail::lanes64(n))};
+  }
+  static Vec load_mask(const std::int64_t* p) {
+    return {_mm256_castsi256_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+
+  void store(double* p) const { _mm256_storeu_pd(p, v); }
+  void store(double* p, index_t n) const { _mm256_maskstore_pd(p, detail::lanes64(n), v); }
+
+  friend Vec operator+(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_pd(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_pd(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {_mm256_div_pd(a.v, b.v)}; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+  friend Vec max(Vec a, Vec b) { return {_mm256_max_pd(a.v, b.v)}; }
+  friend Vec min(Vec a, Vec b) { return {_mm256_min_pd(a.v, b.v)}; }
+  friend Vec round(Vec a) {
+    return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  friend Vec select(Vec mask, Vec a, Vec b) { return {_mm256_blendv_pd(b.v, a.v, mask.v)}; }
+  friend Vec bit_and(Vec a, Vec mask) { return {_mm256_and_pd(a.v, mask.v)}; }
+  friend Vec pow2(Vec n) {
+    const __m256i biased =
+        _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v)), _mm256_set1_epi64x(1023));
+    return {_mm256_castsi256_pd(_mm256_slli_epi64(biased, 52))};
+  }
+  friend double sum(Vec a) {
+    const __m128d x = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)));
+  }
+  friend double largest(Vec a) {
+    const __m128d x = _mm_max_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(x, _mm_unpackhi_pd(x, x)));
+  }
+  static Vec sums(const Vec (&a)[kLanes]) {
+    const __m256d low = _mm256_hadd_pd(a[0].v, a[1].v), high = _mm256_hadd_pd(a[2].v, a[3].v);
+    return {_mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20),
+                          _mm256_permute2f128_pd(low, high, 0x31))};
+  }
+  static void transpose(Vec (&a)[kLanes]) {
+    const __m256d t0 = _mm256_unpacklo_pd(a[0].v, a[1].v), t1 = _mm256_unpackhi_pd(a[0].v, a[1].v);
+    const __m256d t2 = _mm256_unpacklo_pd(a[2].v, a[3].v), t3 = _mm256_unpackhi_pd(a[2].v, a[3].v);
+    a[0].v = _mm256_permute2f128_pd(t0, t2, 0x20);
+    a[1].v = _mm256_permute2f128_pd(t1, t3, 0x20);
+    a[2].v = _mm256_permute2f128_pd(t0, t2, 0x31);
+    a[3].v = _mm256_permute2f128_pd(t1, t3, 0x31);
+  }
+};
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu

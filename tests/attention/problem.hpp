@@ -1,0 +1,152 @@
+// Inputs of an attention call and the comparison with the oracle in double precision.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <limits>
+#include <ostream>
+#include <random>
+#include <vector>
+
+#include "rapt/attention/attention.hpp"
+#include "rapt/attention/reference.hpp"
+#include "support/tolerance.hpp"
+
+namespace rapt::test {
+
+struct Sizes {
+  index_t batch = 1, q_len = 1, kv_len = 1, heads = 1, kv_heads = 1, head_dim = 16;
+  index_t value_dim = 0;  // 0: head_dim
+
+  index_t values() const { return value_dim == 0 ? head_dim : value_dim; }
+  friend std::ostream& operator<<(std::ostream& out, const Sizes& s) {
+    return out << "batch " << s.batch << ", q_len " << s.q_len << ", kv_len " << s.kv_len
+               << ", heads " << s.heads << "/" << s.kv_heads << ", dims " << s.head_dim << "/"
+               << s.values();
+  }
+};
+
+/// Standard normal numbers, or integers of [low, high].
+template <class T, std::size_t Rank>
+Tensor<T, Rank> normal(Shape<Rank> shape, unsigned seed) {
+  Tensor<T, Rank> t(shape);
+  std::mt19937 random(seed);
+  std::normal_distribution<float> distribution;
+  for (index_t n = 0; n < t.size(); ++n) t.data()[n] = T(distribution(random));
+  return t;
+}
+template <std::size_t Rank>
+Tensor<std::int32_t, Rank> integers(Shape<Rank> shape, unsigned seed, int low, int high) {
+  Tensor<std::int32_t, Rank> t(shape);
+  std::mt19937 random(seed);
+  for (index_t n = 0; n < t.size(); ++n)
+    t.data()[n] = low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+  return t;
+}
+inline Tensor<std::int32_t, 1> list(const std::vector<std::int32_t>& values) {
+  Tensor<std::int32_t, 1> t(Shape<1>{static_cast<index_t>(values.size())});
+  for (std::size_t n = 0; n < values.size(); ++n) t(static_cast<index_t>(n)) = values[n];
+  return t;
+}
+
+/// A row-major copy as doubles.
+template <class X>
+auto doubles(const X& x) {
+  const auto from = as_const_view(x);
+  Tensor<double, rank_v<X>> to(from.shape());
+  for (index_t n = 0; n < to.size(); ++n) {
+    index_t left = n, at = 0;
+    for (std::size_t axis = rank_v<X>; axis-- > 0;) {
+      at += left % from.extent(axis) * from.stride(axis);
+      left /= from.extent(axis);
+    }
+    to.data()[n] = static_cast<double>(from.data()[at]);
+  }
+  return to;
+}
+
+template <class T>
+struct Problem {
+  Sizes sizes;
+  Tensor<T, 4> q, k, v;
+
+  explicit Problem(Sizes s, unsigned seed = 1)
+      : sizes(s),
+        q(normal<T>(Shape<4>{s.batch, s.q_len, s.heads, s.head_dim}, seed)),
+        k(normal<T>(Shape<4>{s.batch, s.kv_len, s.kv_heads, s.head_dim}, seed + 1000)),
+        v(normal<T>(Shape<4>{s.batch, s.kv_len, s.kv_heads, s.values()}, seed + 2000)) {}
+};
+
+/// What a call writes, filled with garbage first.
+template <class T>
+struct Outputs {
+  using A = accumulate_t<T>;
+  Tensor<T, 4> out;
+  Tensor<A, 3> logsumexp, with_sink;
+  Tensor<A, 4> probabilities;
+
+  Outputs(Shape<4> shape, index_t keys = 0)
+      : out(shape),
+        logsumexp({shape[0], shape[2], shape[1]}),
+        with_sink(logsumexp.shape()),
+        probabilities({shape[0], shape[2], shape[1], keys}) {
+    const auto spoil = [](auto& t) {
+      for (index_t n = 0; n < t.size(); ++n)
+        t.data()[n] = std::remove_reference_t<decltype(*t.data())>(1e4f);
+    };
+    spoil(out), spoil(logsumexp), spoil(with_sink), spoil(probabilities);
+  }
+};
+
+/// attention() against reference_attention<double>() on the same call: out, both logsumexps and, on
+/// request, the probabilities.
+template <class Q, class K, class V, class Mask = Causal, class Score = Identity>
+void expect_matches_oracle(const Q& q, const K& k, const V& v, Mask mask = {}, Score score = {},
+                           AttentionOptions<Q> options = {}, bool probabilities = false,
+                           double factor = 1) {
+  using T = element_t<Q>;
+  const Shape<4> shape{q.extent(0), q.extent(1), q.extent(2), v.extent(3)};
+  const index_t keys =
+      options.block_table ? options.block_table.extent(1) * k.extent(1) : k.extent(1);
+  Outputs<T> got(shape, probabilities ? keys : 0);
+  Outputs<double> want(shape, probabilities ? keys : 0);
+  options.logsumexp = got.logsumexp;
+  options.logsumexp_with_sink = got.with_sink;
+  if (probabilities) options.probabilities = got.probabilities;
+  attention(got.out, q, k, v, mask, score, options);
+
+  AttentionOptions<Tensor<double, 4>> wide;
+  Tensor<double, 1> sinks;
+  if (options.sink_logits) {
+    sinks = doubles(options.sink_logits);
+    wide.sink_logits = sinks;
+  }
+  // The default scale is computed in the accumulation type: compare with the number that was used.
+  wide.scale = static_cast<double>(options.scale);
+  wide.kv_lengths = options.kv_lengths;
+  wide.cu_seqlens_q = options.cu_seqlens_q;
+  wide.cu_seqlens_k = options.cu_seqlens_k;
+  wide.block_table = options.block_table;
+  wide.q_positions = options.q_positions;
+  wide.kv_positions = options.kv_positions;
+  wide.logsumexp = want.logsumexp;
+  wide.logsumexp_with_sink = want.with_sink;
+  if (probabilities) wide.probabilities = want.probabilities;
+  reference_attention(want.out, doubles(q), doubles(k), doubles(v), mask, score, wide);
+
+  const Tolerance sums = tolerance_of<accumulate_t<T>>() * factor;
+  expect_close(got.out, want.out, tolerance_of<T>() * factor, "out");
+  expect_close(got.logsumexp, want.logsumexp, sums, "logsumexp");
+  expect_close(got.with_sink, want.with_sink, sums, "logsumexp_with_sink");
+  if (probabilities) expect_close(got.probabilities, want.probabilities, sums, "probabilities");
+}
+
+template <class T, class Mask = Causal, class Score = Identity>
+void expect_matches_oracle(const Problem<T>& p, Mask mask = {}, Score score = {},
+                           AttentionOptions<Tensor<T, 4>> options = {},
+                           bool probabilities = false) {
+  expect_matches_oracle(p.q, p.k, p.v, mask, score, options, probabilities);
+}
+
+}  // namespace rapt::test

@@ -1,0 +1,64 @@
+// How close a kernel must come to an oracle in double precision, by element type: an entry passes
+// when |got - want| <= absolute + relative |want|; infinities and NaN must be equal.
+//
+//   float     sums of up to a few thousand terms in float
+//   half      one rounding to 11 bits      bfloat16  one rounding to 8 bits, of inputs that are
+//   exact double    sums in double; the exponential is good to 1e-16
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <type_traits>
+
+#include "rapt/core/dtype.hpp"
+#include "rapt/core/tensor.hpp"
+
+namespace rapt::test {
+
+struct Tolerance {
+  double absolute, relative;
+
+  Tolerance operator*(double factor) const { return {absolute * factor, relative * factor}; }
+};
+
+/// For results stored as T that were summed in accumulate_t<T>.
+template <class T>
+constexpr Tolerance tolerance_of() {
+  if constexpr (std::is_same_v<T, double>) return {1e-13, 1e-12};
+  if constexpr (std::is_same_v<T, half>) return {2e-4, 1.0 / 1024};
+  if constexpr (std::is_same_v<T, bfloat16>) return {2e-4, 1.0 / 128};
+  return {4e-6, 1e-5};
+}
+
+inline bool is_close(double got, double want, Tolerance tolerance) {
+  if (std::isnan(want) || std::isinf(want) || !std::isfinite(got))
+    return std::isnan(want) ? std::isnan(got) : got == want;
+  return std::abs(got - want) <= tolerance.absolute + tolerance.relative * std::abs(want);
+}
+
+/// Every entry of `got` against `want`; reports the first that is too far off.
+template <class Got, class Want>
+void expect_close(const Got& got_tensor, const Want& want_tensor, Tolerance tolerance,
+                  const char* name = "tensor") {
+  constexpr std::size_t kRank = rank_v<Got>;
+  const auto got = as_const_view(got_tensor);
+  const auto want = as_const_view(want_tensor);
+  ASSERT_EQ(got.shape(), want.shape()) << name;
+  for (index_t n = 0; n < got.size(); ++n) {
+    index_t left = n, got_at = 0, want_at = 0;
+    for (std::size_t axis = kRank; axis-- > 0;) {
+      const index_t i = left % got.extent(axis);
+      left /= got.extent(axis);
+      got_at += i * got.stride(axis);
+      want_at += i * want.stride(axis);
+    }
+    const double g = static_cast<double>(got.data()[got_at]);
+    const double w = static_cast<double>(want.data()[want_at]);
+    ASSERT_TRUE(is_close(g, w, tolerance))
+        << name << ": entry " << n << " of " << detail::shape_text(got.shape()) << " is " << g
+        << ", expected " << w;
+  }
+}
+
+}  // namespace rapt::test
