@@ -1,0 +1,78 @@
+// cross_entropy on the GPU, forward, one block per row. Targets are checked first (ids.cuh).
+//
+//   m = max_j z_j;  loss = log sum_j exp(z_j - m) + m - (1 - e) z_t - e sum_j z_j / n
+//
+//   Thread t owns logits t, t + block, ...; shared memory: one number a warp. Bound: the traffic of
+//   the logits, three times, from L2 after the first.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "rapt/cuda/ids.cuh"
+
+namespace rapt::cuda {
+
+inline constexpr int kCrossEntropyThreads = 256;
+
+template <class T>
+__global__ void cross_entropy_block_per_row(TensorView<accumulate_t<T>, 1, Cuda> loss,
+                                            TensorView<const T, 2, Cuda> logits,
+                                            TensorView<const std::int32_t, 1, Cuda> targets,
+                                            std::int32_t ignore_index, accumulate_t<T> smoothing) {
+  using A = accumulate_t<T>;
+  const index_t n = logits.extent(1);
+  for (index_t row = block_index(); row < logits.extent(0); row += grid_size()) {
+    const std::int32_t target = targets(row);
+    if (target == ignore_index) {  // the whole block agrees
+      if (thread_index() == 0) loss(row) = 0;
+      continue;
+    }
+    const T* z = row_of(logits, row);
+    A most = -std::numeric_limits<A>::infinity();
+    for (index_t j = thread_index(); j < n; j += block_size()) {
+      const A value = static_cast<A>(z[j]);
+      most = value > most ? value : most;
+    }
+    const A m = block_max(most);
+    A exponentials = 0, sum = 0;
+    for (index_t j = thread_index(); j < n; j += block_size()) {
+      const A value = static_cast<A>(z[j]);
+      exponentials += std::exp(value - m);
+      sum += value;
+    }
+    const A l = block_sum(exponentials), total = block_sum(sum);
+    if (thread_index() == 0) {
+      A wanted = static_cast<A>(z[target]);
+      // An unsmoothed target must not meet 0 * -inf.
+      if (smoothing != 0)
+        wanted = (A{1} - smoothing) * wanted + smoothing * (total / static_cast<A>(n));
+      loss(row) = std::log(l) + (m - wanted);
+    }
+  }
+}
+
+}  // namespace rapt::cuda
+
+namespace rapt {
+
+template <class T>
+void BackendTraits<Cuda>::cross_entropy(Cuda backend, TensorView<accumulate_t<T>, 1, Cuda> loss,
+                                        TensorView<const T, 2, Cuda> logits,
+                                        TensorView<const std::int32_t, 1, Cuda> targets,
+                                        std::int32_t ignore_index, double smoothing) {
+  using A = accumulate_t<T>;
+  const index_t rows = logits.extent(0), vocab = logits.extent(1);
+  const TensorView<const std::int32_t, 2, Cuda> row_of_targets(
+      targets.data(), Shape{1, rows}, Shape{index_t{0}, targets.stride(0)}, backend);
+  if (const auto bad = cuda::find_bad_id(backend, row_of_targets, {0, vocab, ignore_index});
+      bad.found)
+    throw ValueError(detail::text("cross_entropy: targets[", bad.column, "] is ", bad.id,
+                                  ", expected 0 to ", vocab - 1, " or ", ignore_index,
+                                  " = ignore_index"));
+  cuda::launch("cross_entropy_block_per_row", cuda::cross_entropy_block_per_row<T>,
+               {cuda::blocks_for(rows), cuda::kCrossEntropyThreads, cuda::kReduceBytes<A>}, backend,
+               loss, logits, targets, ignore_index, static_cast<A>(smoothing));
+}
+
+}  // namespace rapt

@@ -1,0 +1,1 @@
+#include "instances/attention_forward_half.cu"
