@@ -290,3 +290,7 @@ void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2
 }
 
 }  // namespace rapt
+
+#ifdef RAPT_USE_INSTANCES
+#include "rapt/cpu/instances/matmul.hpp"
+#endif

@@ -1,0 +1,19 @@
+// The types for which rapt::instances holds the matrix product: cpu/matmul.hpp ends by including
+// this file for users of that library, and instances/matmul.cpp makes them.
+#pragma once
+
+#include "rapt/core/backend.hpp"
+
+#define RAPT_INSTANCES_OF_MATMUL(KIND, T)                                                      \
+  KIND template void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2>, TensorView<const T, 2>, \
+                                                TensorView<const T, 2>,                        \
+                                                const MatmulOptions<T, Cpu>&);
+
+namespace rapt {
+
+RAPT_INSTANCES_OF_MATMUL(extern, float)
+RAPT_INSTANCES_OF_MATMUL(extern, double)
+RAPT_INSTANCES_OF_MATMUL(extern, half)
+RAPT_INSTANCES_OF_MATMUL(extern, bfloat16)
+
+}  // namespace rapt
