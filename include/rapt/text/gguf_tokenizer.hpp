@@ -20,42 +20,10 @@
 
 #include "rapt/core/error.hpp"
 #include "rapt/io/gguf.hpp"
+#include "rapt/text/bert.hpp"
 #include "rapt/text/tokenizer.hpp"
 
 namespace rapt {
-namespace detail {
-
-/// BERT's normalization and cutting.
-inline void add_bert_steps(TokenizerData& data, bool clean, bool chinese, bool accents,
-                           bool lowercase) {
-  using Kind = NormalizerStep::Kind;
-  const auto add = [&](Kind kind) {
-    NormalizerStep step{};
-    step.kind = kind;
-    data.normalizers.push_back(step);
-  };
-  if (clean) add(Kind::clean_text);
-  if (chinese) add(Kind::space_chinese_chars);
-  if (accents) {
-    add(Kind::nfd);
-    add(Kind::strip_accents);
-  }
-  if (lowercase) add(Kind::lowercase);
-}
-
-inline void add_bert_pre_tokenizer(TokenizerData& data) {
-  PreTokenizerStep blanks{};
-  blanks.kind = PreTokenizerStep::Kind::split;
-  blanks.pattern = "\\s+";
-  blanks.behavior = SplitBehavior::removed;
-  PreTokenizerStep signs = blanks;
-  signs.pattern = "[\\p{P}!-/:-@\\[-`{-~]";
-  signs.behavior = SplitBehavior::isolated;
-  data.pre_tokenizers.push_back(blanks);
-  data.pre_tokenizers.push_back(signs);
-}
-
-}  // namespace detail
 
 /// Reads the vocabulary and the rules of a GGUF file.
 inline TokenizerData gguf_tokenizer_data(const GgufFile& file) {

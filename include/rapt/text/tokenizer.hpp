@@ -42,6 +42,9 @@ struct EncodeOptions {
   bool parse_special = false;  // read special tokens in the text
   bool add_bos = false;        // begin with the file's BOS (or [CLS]), where the file asks for one
   bool add_eos = false;        // end with its EOS (or [SEP]), where the file asks for one
+  // With parse_special: stretches in which special tokens are not read, in ascending order. A chat
+  // keeps its users' words here, so that they cannot close their turn.
+  std::span<const TextRange> literal = {};
 };
 
 struct DecodeOptions {
@@ -76,12 +79,16 @@ class TokenizerTables {
     if (options.add_bos) run.ids = prefix;
     bool at_start = true;
     // What an added token leaves is normalized, searched for the tokens that want that, and encoded.
-    cut_added(text, options.parse_special ? raw_all_ : raw_always_, run, [&](std::string_view part) {
+    const auto encode_normal = [&](std::string_view part) {
       if (normalizer_.empty()) return encode_text(part, at_start, run);
       const std::string normal = normalizer_(part, run.matcher);
-      cut_added(normal, options.parse_special ? normal_all_ : normal_always_, run,
+      // Ranges mean nothing in normalized text: with some, special tokens are no longer read here.
+      const bool special = options.parse_special && options.literal.empty();
+      cut_added(normal, special ? normal_all_ : normal_always_, normal_always_, {}, run,
                 [&](std::string_view rest) { encode_text(rest, at_start, run); }, at_start);
-    }, at_start);
+    };
+    cut_added(text, options.parse_special ? raw_all_ : raw_always_, raw_always_, options.literal,
+              run, encode_normal, at_start);
     if (options.add_eos) run.ids.insert(run.ids.end(), suffix.begin(), suffix.end());
     return std::move(run.ids);
   }
@@ -279,14 +286,21 @@ class TokenizerTables {
     return c.valid && is_letter_or_number(c.code);
   }
 
-  /// Gives the stretches between added tokens to on_text, and the tokens' ids to run.
+  /// Gives the stretches between added tokens to on_text, and the tokens' ids to run. Where a match
+  /// reaches into a `literal` range, only those of `in_literal` count.
   template <class OnText>
-  void cut_added(std::string_view text, const TokenTrie& tokens, Encoding& run, OnText on_text,
+  void cut_added(std::string_view text, const TokenTrie& tokens, const TokenTrie& in_literal,
+                 std::span<const TextRange> literal, Encoding& run, OnText on_text,
                  bool& at_start) const {
     std::size_t done = 0;
     if (!tokens.empty()) {
       for (std::size_t at = 0; at < text.size();) {
-        const TokenTrie::Match match = tokens.longest_at(text.substr(at));
+        TokenTrie::Match match = tokens.longest_at(text.substr(at));
+        if (match.value >= 0) {
+          while (!literal.empty() && literal.front().end <= at) literal = literal.subspan(1);
+          if (!literal.empty() && literal.front().begin < at + match.length)
+            match = in_literal.longest_at(text.substr(at));
+        }
         if (match.value < 0) {
           ++at;
           continue;

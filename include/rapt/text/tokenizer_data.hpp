@@ -20,6 +20,9 @@
 
 namespace rapt {
 
+/// A stretch of a text: bytes [begin, end).
+using TextRange = detail::Span;
+
 enum class TokenizerKind { byte_bpe, bpe, score_bpe, word_piece };
 
 /// GGUF's token types.
