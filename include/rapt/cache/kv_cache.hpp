@@ -5,8 +5,8 @@
 //
 //   bytes = layers * batch * capacity * kv_heads * (head_dim + value_dim) * sizeof(T)
 //
-// Only the kv_heads that exist are stored: query heads of a group share them when they read. Token n
-// of a row lies in slot n. Keys are stored as attention multiplies them: normed and rotated.
+// Only the kv_heads that exist are stored: query heads of a group share them when they read. Token
+// n of a row lies in slot n. Keys are stored as attention multiplies them: normed and rotated.
 //
 // Rows may have different lengths (truncate one of them); padding appended under a key_mask keeps
 // its slot but is never seen. A full cache throws CapacityError and stays as it was.
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "rapt/cache/cache.hpp"
+#include "rapt/cache/footprint.hpp"
 #include "rapt/core/convert.hpp"
 #include "rapt/core/ops/append_to_cache.hpp"
 
@@ -25,7 +26,7 @@ namespace rapt {
 struct KvCacheShape {
   index_t layers = 1;
   index_t batch = 1;
-  index_t capacity = 0;   // tokens of a row
+  index_t capacity = 0;  // tokens of a row
   index_t kv_heads = 1;
   index_t head_dim = 1;
   index_t value_dim = 0;  // 0: head_dim
@@ -66,14 +67,21 @@ class KvCache {
   TensorView<const std::int32_t, 1> offsets() const {
     return {lengths_.data(), Shape<1>{shape_.batch}};
   }
-  /// Length that the sequence started with (its first append): what a rope that depends on the length
-  /// is computed for, then and ever after. `seq` is the length of the append about to be made.
+  /// Length that the sequence started with (its first append): what a rope that depends on the
+  /// length is computed for, then and ever after. `seq` is the length of the append about to be
+  /// made.
   index_t rope_length(index_t seq) const { return length() > 0 ? first_length_ : seq; }
 
   /// Bytes of keys and values, used or not.
   index_t bytes() const {
     return shape_.layers * shape_.batch * shape_.capacity * shape_.kv_heads *
            (shape_.head_dim + shape_.value_dim) * static_cast<index_t>(sizeof(T));
+  }
+
+  /// Bytes of the tables beside them.
+  index_t bookkeeping_bytes() const {
+    return static_cast<index_t>(sizeof(std::int32_t)) *
+           (static_cast<index_t>(lengths_.size() + ends_.size()) + positions_.size());
   }
 
   /// Throws CapacityError unless `seq` more tokens fit in every row, ShapeError for another batch.
@@ -95,9 +103,10 @@ class KvCache {
   CacheStep<T, B> append(Scratch<B>& scratch, index_t layer, TensorView<const T, 4, B> k,
                          TensorView<const T, 4, B> v,
                          TensorView<const std::int32_t, 2> key_mask = {}) {
-    detail::check_append<T, B>("kv_cache", k, v, key_mask, layer, shape_.layers, shape_.batch,
-                               shape_.kv_heads, shape_.head_dim, shape_.value_dim);
     const index_t batch = shape_.batch, seq = k.extent(1);
+    order_.check("kv_cache.append", layer, shape_.layers, seq);
+    detail::check_append<T, B>("kv_cache.append", k, v, key_mask, batch, shape_.kv_heads,
+                               shape_.head_dim, shape_.value_dim);
     check_room(batch, seq);
     const auto at = static_cast<std::size_t>(layer);
 
@@ -133,6 +142,7 @@ class KvCache {
         step.kv_positions = detail::on_backend(scratch, backend_, as_const_view(dense));
       }
     }
+    order_.advance(layer, shape_.layers, seq);
     if (layer == shape_.layers - 1) {
       if (length() == 0) first_length_ = seq;
       lengths_ = ends_;
@@ -148,13 +158,37 @@ class KvCache {
     return values_.at(static_cast<std::size_t>(layer)).slice(1, 0, length());
   }
 
-  /// Forgets all tokens from position `length` on; longer than what is there: ValueError.
-  void truncate(index_t length) {
-    for (index_t row = 0; row < shape_.batch; ++row) check_truncate(row, length);
-    for (auto& l : lengths_) l = static_cast<std::int32_t>(length);
+  /// Position of each token kept [batch, length()]; -1: padding, or beyond the end of a shorter
+  /// row.
+  Tensor<std::int32_t, 2> positions() const {
+    const index_t longest = length();
+    auto out = Tensor<std::int32_t, 2>::uninitialized(Shape{shape_.batch, longest});
+    for (index_t b = 0; b < shape_.batch; ++b)
+      for (index_t i = 0; i < longest; ++i)
+        out(b, i) = i >= length(b)       ? -1
+                    : positions_.empty() ? static_cast<std::int32_t>(i)
+                                         : positions_(b, i);
+    return out;
   }
+  /// The lens, at `context` tokens (cache/footprint.hpp).
+  Footprint footprint(index_t context) const {
+    return rapt::footprint(KvGeometry{.layers = shape_.layers,
+                                      .kv_heads = shape_.kv_heads,
+                                      .head_dim = shape_.head_dim,
+                                      .value_dim = shape_.value_dim,
+                                      .element_bytes = static_cast<index_t>(sizeof(T)),
+                                      .batch = shape_.batch},
+                           context);
+  }
+
+  /// Forgets all tokens from position `length` on; more than the longest row holds: ValueError.
+  void truncate(index_t length) {
+    check_truncate(length, this->length());
+    for (auto& l : lengths_) l = std::min(l, static_cast<std::int32_t>(length));
+  }
+  /// The same for one row.
   void truncate(index_t row, index_t length) {
-    check_truncate(row, length);
+    check_truncate(length, this->length(row));
     lengths_[checked_row(row)] = static_cast<std::int32_t>(length);
   }
   /// Empty again; the memory stays.
@@ -187,27 +221,62 @@ class KvCache {
   /// An independent copy: two continuations of one prompt.
   KvCache fork() const { return *this; }
 
+  // ---- what a file holds (cache/cache_file.hpp) ----
+
+  const KvCacheShape& shape() const { return shape_; }
+  CacheState state() const {
+    CacheState state{.lengths = lengths_, .first_length = first_length_};
+    if (!positions_.empty()) state.positions = positions();
+    return state;
+  }
+  /// Takes over another cache's state; keys and values are then to be filled in through visit().
+  /// Throws ShapeError or ValueError, and changes nothing, where it does not fit.
+  void restore(const CacheState& state) {
+    detail::check_state("kv_cache.restore", state, state.lengths, shape_.batch, shape_.capacity,
+                        shape_.capacity);
+    reset();
+    lengths_ = state.lengths;
+    first_length_ = state.first_length;
+    if (state.positions.empty()) return;
+    make_positions();
+    copy(positions_.slice(1, 0, length()), state.positions);
+  }
+  /// f(name, view) for what is kept of every layer.
+  template <class F>
+  void visit(F&& f) {
+    for (index_t layer = 0; layer < shape_.layers; ++layer) {
+      const auto at = static_cast<std::size_t>(layer);
+      f(detail::text("keys.", layer), keys_[at].slice(1, 0, length()));
+      f(detail::text("values.", layer), values_[at].slice(1, 0, length()));
+    }
+  }
+  template <class F>
+  void visit(F&& f) const {
+    for (index_t layer = 0; layer < shape_.layers; ++layer) {
+      f(detail::text("keys.", layer), keys(layer));
+      f(detail::text("values.", layer), values(layer));
+    }
+  }
+
  private:
   Shape<4> storage_shape(index_t capacity, index_t dim) const {
     return {shape_.batch, capacity, shape_.kv_heads, dim};
   }
   std::size_t checked_row(index_t row) const {
     if (row < 0 || row >= shape_.batch)
-      throw ValueError(detail::text("kv_cache: row is ", row, ", expected 0 to ",
-                                    shape_.batch - 1));
+      throw ValueError(
+          detail::text("kv_cache: row is ", row, ", expected 0 to ", shape_.batch - 1));
     return static_cast<std::size_t>(row);
   }
-  void check_truncate(index_t row, index_t length) const {
-    const index_t held = lengths_[checked_row(row)];
+  static void check_truncate(index_t length, index_t held) {
     if (length < 0 || length > held)
       throw ValueError(detail::text("kv_cache.truncate: length is ", length, ", expected 0 to ",
-                                    held, " = tokens of row ", row));
+                                    held, " = tokens held"));
   }
   void make_positions() {
     positions_ = Tensor<std::int32_t, 2>(Shape{shape_.batch, shape_.capacity});
     for (index_t b = 0; b < shape_.batch; ++b)
-      for (index_t i = 0; i < shape_.capacity; ++i)
-        positions_(b, i) = static_cast<std::int32_t>(i);
+      for (index_t i = 0; i < shape_.capacity; ++i) positions_(b, i) = static_cast<std::int32_t>(i);
   }
   /// Slot s of row b stands at position s, or at -1 where it holds padding. The table exists once a
   /// mask has been given.
@@ -226,6 +295,7 @@ class KvCache {
   std::vector<std::int32_t> lengths_, ends_;
   Tensor<std::int32_t, 2> positions_;
   index_t first_length_ = 0;
+  detail::StepOrder order_;
 };
 
 static_assert(KeyValueCache<KvCache<float, Cpu>>);
