@@ -31,6 +31,8 @@
 #include <cmath>
 #include <concepts>
 #include <cstdint>
+#include <initializer_list>
+#include <string>
 #include <utility>
 
 #include "rapt/attention/options.hpp"
@@ -45,12 +47,37 @@ namespace rapt {
 
 namespace detail {
 
+/// A piece of an error's text. Made out of line, because checks are many and run once a call.
+struct TextPiece {
+  std::string text;
+  [[gnu::noinline, gnu::cold]] TextPiece(const char* s) : text(s) {}
+  [[gnu::noinline, gnu::cold]] TextPiece(index_t n) : text(std::to_string(n)) {}
+  template <std::size_t Rank>
+  [[gnu::noinline, gnu::cold]] TextPiece(const Shape<Rank>& shape) : text(shape_text(shape)) {}
+};
+
+/// Throws Error "attention: <pieces>".
+template <class Error>
+[[noreturn, gnu::noinline, gnu::cold]] inline void refuse_attention(
+    std::initializer_list<TextPiece> pieces) {
+  std::string message = "attention: ";
+  for (const TextPiece& piece : pieces) message += piece.text;
+  throw Error(message);
+}
+
+template <std::size_t Rank>
+[[gnu::noinline]] void check_attention_shape(const char* argument, const Shape<Rank>& got,
+                                             const Shape<Rank>& wanted, const char* axes) {
+  if (got != wanted)
+    refuse_attention<ShapeError>({argument, " is ", got, ", expected ", wanted, " = ", axes});
+}
+
 template <class View>
 void check_last_axis(const char* argument, const View& view) {
   constexpr std::size_t kLast = View::kRank - 1;
   if (view.extent(kLast) > 1 && view.stride(kLast) != 1)
-    throw ShapeError(text("attention: ", argument, " has strides ", shape_text(view.strides()),
-                          ", expected a last stride of 1"));
+    refuse_attention<ShapeError>(
+        {argument, " has strides ", view.strides(), ", expected a last stride of 1"});
 }
 
 /// Two views that are each without gaps and share memory; or that begin at one address.
@@ -68,28 +95,30 @@ bool overlap(const A& a, const B& b) {
 
 template <class Args>
 void check_attention_shapes(const Args& args) {
-  const auto &q = args.q, &k = args.k, &v = args.v, &out = args.out;
+  const auto &q = args.q, &k = args.k, &v = args.v;
+  const auto& out = args.out;
   const index_t batch = q.extent(0), q_len = q.extent(1), heads = q.extent(2), dim = q.extent(3);
   const index_t kv_heads = k.extent(2), value_dim = v.extent(3);
   if (dim < 1)
-    throw ShapeError(text("attention: q is ", shape_text(q.shape()),
-                          ", expected a head_dim of at least 1 = [batch, q_len, heads, head_dim]"));
+    refuse_attention<ShapeError>(
+        {"q is ", q.shape(),
+         ", expected a head_dim of at least 1 = [batch, q_len, heads, head_dim]"});
   if (args.block_table) {
-    check_shape("attention", "k", k.shape(), {k.extent(0), k.extent(1), kv_heads, dim},
-                "[blocks, block_size, kv_heads, head_dim]");
-    check_shape("attention", "v", v.shape(), {k.extent(0), k.extent(1), kv_heads, value_dim},
-                "[blocks, block_size, kv_heads, value_dim]");
+    check_attention_shape("k", k.shape(), {k.extent(0), k.extent(1), kv_heads, dim},
+                          "[blocks, block_size, kv_heads, head_dim]");
+    check_attention_shape("v", v.shape(), {k.extent(0), k.extent(1), kv_heads, value_dim},
+                          "[blocks, block_size, kv_heads, value_dim]");
   } else {
-    check_shape("attention", "k", k.shape(), {batch, k.extent(1), kv_heads, dim},
-                "[batch, kv_len, kv_heads, head_dim]");
-    check_shape("attention", "v", v.shape(), {batch, k.extent(1), kv_heads, value_dim},
-                "[batch, kv_len, kv_heads, value_dim]");
+    check_attention_shape("k", k.shape(), {batch, k.extent(1), kv_heads, dim},
+                          "[batch, kv_len, kv_heads, head_dim]");
+    check_attention_shape("v", v.shape(), {batch, k.extent(1), kv_heads, value_dim},
+                          "[batch, kv_len, kv_heads, value_dim]");
   }
   if (heads > 0 && (kv_heads < 1 || heads % kv_heads != 0))
-    throw ShapeError(text("attention: q has ", heads, " heads and k has ", kv_heads,
-                          " kv_heads, expected heads to be a multiple of kv_heads"));
-  check_shape("attention", "out", out.shape(), {batch, q_len, heads, value_dim},
-              "[batch, q_len, heads, value_dim]");
+    refuse_attention<ShapeError>({"q has ", heads, " heads and k has ", kv_heads,
+                                  " kv_heads, expected heads to be a multiple of kv_heads"});
+  check_attention_shape("out", out.shape(), {batch, q_len, heads, value_dim},
+                        "[batch, q_len, heads, value_dim]");
   check_last_axis("out", out);
   check_last_axis("q", q);
   check_last_axis("k", k);
@@ -99,7 +128,7 @@ void check_attention_shapes(const Args& args) {
                              : overlap(out, v) ? "v"
                                                : nullptr;
   if (shared != nullptr)
-    throw ValueError(text("attention: out overlaps ", shared, ", expected memory of its own"));
+    refuse_attention<ValueError>({"out overlaps ", shared, ", expected memory of its own"});
 }
 
 /// Lengths and tables in a GPU's memory are not read back to be checked: a call must not wait.
@@ -110,14 +139,14 @@ inline constexpr bool values_are_checked = std::same_as<B, Cpu>;
 template <class View>
 void check_cu_seqlens(const char* name, const View& cu, index_t total, const char* total_name) {
   if (cu.extent(0) < 1)
-    throw ShapeError(text("attention: ", name, " is ", shape_text(cu.shape()),
-                          ", expected at least [1] = [sequences + 1]"));
+    refuse_attention<ShapeError>(
+        {name, " is ", cu.shape(), ", expected at least [1] = [sequences + 1]"});
   if constexpr (!values_are_checked<typename View::backend_type>) return;
-  if (cu(0) != 0) throw ValueError(text("attention: ", name, "[0] is ", cu(0), ", expected 0"));
+  if (cu(0) != 0) refuse_attention<ValueError>({name, "[0] is ", cu(0), ", expected 0"});
   for (index_t s = 1; s < cu.extent(0); ++s)
     if (cu(s) < cu(s - 1) || cu(s) > total)
-      throw ValueError(text("attention: ", name, "[", s, "] is ", cu(s), ", expected ", cu(s - 1),
-                            " to ", total, " = ", total_name));
+      refuse_attention<ValueError>({name, "[", s, "] is ", cu(s), ", expected ", cu(s - 1), " to ",
+                                    total, " = ", total_name});
 }
 
 template <class Args>
@@ -125,69 +154,69 @@ void check_attention_options(const Args& args, bool tables_by_row) {
   const index_t batch = args.q.extent(0), q_len = args.q.extent(1), heads = args.q.extent(2);
   const index_t capacity = key_capacity(args);
   if (args.sink_logits)
-    check_shape("attention", "sink_logits", args.sink_logits.shape(), {heads}, "[heads]");
+    check_attention_shape("sink_logits", args.sink_logits.shape(), {heads}, "[heads]");
   if (args.logsumexp)
-    check_shape("attention", "logsumexp", args.logsumexp.shape(), {batch, heads, q_len},
-                "[batch, heads, q_len]");
+    check_attention_shape("logsumexp", args.logsumexp.shape(), {batch, heads, q_len},
+                          "[batch, heads, q_len]");
   if (args.logsumexp_with_sink)
-    check_shape("attention", "logsumexp_with_sink", args.logsumexp_with_sink.shape(),
-                {batch, heads, q_len}, "[batch, heads, q_len]");
+    check_attention_shape("logsumexp_with_sink", args.logsumexp_with_sink.shape(),
+                          {batch, heads, q_len}, "[batch, heads, q_len]");
   if (args.probabilities)
-    check_shape("attention", "probabilities", args.probabilities.shape(),
-                {batch, heads, q_len, capacity}, "[batch, heads, q_len, kv_len]");
+    check_attention_shape("probabilities", args.probabilities.shape(),
+                          {batch, heads, q_len, capacity}, "[batch, heads, q_len, kv_len]");
   if (args.q_positions)
-    check_shape("attention", "q_positions", args.q_positions.shape(), {batch, q_len},
-                "[batch, q_len]");
+    check_attention_shape("q_positions", args.q_positions.shape(), {batch, q_len},
+                          "[batch, q_len]");
   if (args.kv_positions)
-    check_shape("attention", "kv_positions", args.kv_positions.shape(), {batch, capacity},
-                "[batch, kv_len]");
+    check_attention_shape("kv_positions", args.kv_positions.shape(), {batch, capacity},
+                          "[batch, kv_len]");
   if (tables_by_row && args.q_positions)
-    throw ValueError(
-        "attention: q_positions is given, expected none beside a mask or score that is read by the "
-        "row of the call (BlockSparse, DenseMask, AdditiveBias)");
+    refuse_attention<ValueError>(
+        {"q_positions is given, expected none beside a mask or score that is read by the "
+         "row of the call (BlockSparse, DenseMask, AdditiveBias)"});
 
   if (args.cu_seqlens_q) {
     if (batch != 1)
-      throw ShapeError(text("attention: q is ", shape_text(args.q.shape()),
-                            ", expected a batch of 1 with cu_seqlens_q"));
+      refuse_attention<ShapeError>(
+          {"q is ", args.q.shape(), ", expected a batch of 1 with cu_seqlens_q"});
     check_cu_seqlens("cu_seqlens_q", args.cu_seqlens_q, q_len, "packed queries");
     if (args.block_table) {
       if (args.cu_seqlens_k)
-        throw ValueError("attention: cu_seqlens_k is given, expected none beside block_table");
+        refuse_attention<ValueError>({"cu_seqlens_k is given, expected none beside block_table"});
     } else {
       if (!args.cu_seqlens_k)
-        throw ValueError("attention: cu_seqlens_k is absent, expected one beside cu_seqlens_q");
-      check_shape("attention", "cu_seqlens_k", args.cu_seqlens_k.shape(), args.cu_seqlens_q.shape(),
-                  "[sequences + 1]");
+        refuse_attention<ValueError>({"cu_seqlens_k is absent, expected one beside cu_seqlens_q"});
+      check_attention_shape("cu_seqlens_k", args.cu_seqlens_k.shape(), args.cu_seqlens_q.shape(),
+                            "[sequences + 1]");
       check_cu_seqlens("cu_seqlens_k", args.cu_seqlens_k, args.k.extent(1), "packed keys");
       if (args.kv_lengths)
-        throw ValueError("attention: kv_lengths is given, expected none beside cu_seqlens_k");
+        refuse_attention<ValueError>({"kv_lengths is given, expected none beside cu_seqlens_k"});
     }
   } else if (args.cu_seqlens_k) {
-    throw ValueError("attention: cu_seqlens_q is absent, expected one beside cu_seqlens_k");
+    refuse_attention<ValueError>({"cu_seqlens_q is absent, expected one beside cu_seqlens_k"});
   }
 
   constexpr bool kChecked = values_are_checked<decltype(args.q.backend())>;
   const index_t rows = sequence_count(args);
   if (args.kv_lengths) {
-    check_shape("attention", "kv_lengths", args.kv_lengths.shape(), {rows}, "[batch]");
+    check_attention_shape("kv_lengths", args.kv_lengths.shape(), {rows}, "[batch]");
     for (index_t b = 0; kChecked && b < rows; ++b)
       if (args.kv_lengths(b) < 0 || args.kv_lengths(b) > capacity)
-        throw ValueError(text("attention: kv_lengths[", b, "] is ", args.kv_lengths(b),
-                              ", expected 0 to ", capacity, " = kv_len"));
+        refuse_attention<ValueError>({"kv_lengths[", b, "] is ", args.kv_lengths(b),
+                                      ", expected 0 to ", capacity, " = kv_len"});
   }
   if (args.block_table) {
     if (!args.kv_lengths)
-      throw ValueError("attention: kv_lengths is absent, expected one beside block_table");
-    check_shape("attention", "block_table", args.block_table.shape(),
-                {rows, args.block_table.extent(1)}, "[batch, max_blocks]");
+      refuse_attention<ValueError>({"kv_lengths is absent, expected one beside block_table"});
+    check_attention_shape("block_table", args.block_table.shape(),
+                          {rows, args.block_table.extent(1)}, "[batch, max_blocks]");
     const index_t blocks = args.k.extent(0), size = args.k.extent(1);
     for (index_t b = 0; kChecked && b < rows; ++b)
       for (index_t used = 0; used * size < args.kv_lengths(b); ++used)
         if (args.block_table(b, used) < 0 || args.block_table(b, used) >= blocks)
-          throw ValueError(text("attention: block_table[", b, ", ", used, "] is ",
-                                args.block_table(b, used), ", expected 0 to ", blocks - 1,
-                                " = a block of the pool"));
+          refuse_attention<ValueError>({"block_table[", b, ", ", used, "] is ",
+                                        args.block_table(b, used), ", expected 0 to ", blocks - 1,
+                                        " = a block of the pool"});
   }
 }
 

@@ -129,31 +129,13 @@ class AttentionBlock {
   void run(index_t kv_begin, index_t kv_end, A* o, A* m, A* l) {
     for (index_t r = 0; r < rows_; ++r) m[r] = kNone, l[r] = 0;
     for (index_t t = 0; t < rows_ * value_step_; ++t) o[t] = 0;
-    for_each_tile(kv_begin, kv_end, /*with_values=*/true,
-                  [&](index_t begin, index_t end, index_t n, bool partial) {
-                    soften(begin, end, n, m, l);
-                    accumulate(begin, end, n, partial, o);
-                  });
+    walk(kv_begin, kv_end, o, m, l, nullptr);
     for (index_t r = 0; r < rows_; ++r) m[r] *= units_.natural();
   }
 
   /// probabilities(...) = exp(s - denominator), the logarithm of each row's whole denominator.
   void write_probabilities(const A* denominators) {
-    const auto at = [&](index_t r, index_t j) -> A& {
-      return args_.probabilities(seq_.row, block_.head_of(r), seq_.q_begin + block_.query_of(r),
-                                 seq_.kv_begin + j);
-    };
-    for_each_tile(0, seq_.kv_len, /*with_values=*/false,
-                  [&](index_t begin, index_t end, index_t n, bool) {
-                    for (index_t r = begin; r < end; ++r) {
-                      const std::uint32_t panels = panels_[(r - begin) / kGroup];
-                      for (index_t j = 0; j < n; ++j) {
-                        if ((panels >> (j / kPanel) & 1u) == 0) continue;
-                        const A s = s_[(r - begin) * kKeyTile + j] * units_.natural();
-                        if (s != kNone) at(r, tile_begin_ + j) = std::exp(s - denominators[r]);
-                      }
-                    }
-                  });
+    walk(0, seq_.kv_len, nullptr, nullptr, nullptr, denominators);
   }
 
  private:
@@ -169,15 +151,14 @@ class AttentionBlock {
     }
   }
 
-  /// Calls f(first row, end row, keys, partial) for every 48 rows and tile that are not skipped,
-  /// after the scores of the tile were computed.
-  template <class F>
-  void for_each_tile(index_t kv_begin, index_t kv_end, bool with_values, F f) {
+  /// Every tile that is not skipped: its scores, and then either the online softmax into o, m, l
+  /// or, given the denominators, the probabilities.
+  void walk(index_t kv_begin, index_t kv_end, A* o, A* m, A* l, const A* denominators) {
     for (tile_begin_ = kv_begin; tile_begin_ < kv_end; tile_begin_ += kKeyTile) {
       const index_t n = std::min(kKeyTile, kv_end - tile_begin_);
       const KeySpan keys = keys_of(args_, seq_, tile_begin_, n);
       const detail::KeyRange range = detail::key_range(keys);
-      TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block_, 0, rows_, range);
+      const TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block_, 0, rows_, range);
       if (verdict == TileVerdict::skip) continue;
 
       bool packed = false;
@@ -187,11 +168,31 @@ class AttentionBlock {
                                      ? verdict
                                      : detail::verdict_of(mask_, seq_.b, block_, begin, end, range);
         if (part == TileVerdict::skip) continue;
-        if (!packed) pack_tile(n, with_values);
+        if (!packed) pack_tile(n, denominators == nullptr);
         packed = true;
+        const bool partial = part == TileVerdict::partial;
+        compute_scores(begin, end, keys, partial);
+        if (denominators != nullptr) {
+          store_probabilities(begin, end, n, denominators);
+          continue;
+        }
         detail::report_tile(mask_, seq_.b, block_, begin, end, range, part);
-        compute_scores(begin, end, keys, part == TileVerdict::partial);
-        f(begin, end, n, part == TileVerdict::partial);
+        soften(begin, end, n, m, l);
+        accumulate(begin, end, n, partial, o);
+      }
+    }
+  }
+
+  [[gnu::noinline, gnu::cold]] void store_probabilities(index_t begin, index_t end, index_t n,
+                                                        const A* denominators) const {
+    for (index_t r = begin; r < end; ++r) {
+      const std::uint32_t panels = panels_[(r - begin) / kGroup];
+      for (index_t j = 0; j < n; ++j) {
+        if ((panels >> (j / kPanel) & 1u) == 0) continue;
+        const A s = row(r - begin)[j] * units_.natural();
+        if (s != kNone)
+          args_.probabilities(seq_.row, block_.head_of(r), seq_.q_begin + block_.query_of(r),
+                              seq_.kv_begin + tile_begin_ + j) = std::exp(s - denominators[r]);
       }
     }
   }
@@ -370,9 +371,8 @@ inline constexpr index_t kDecodeRows = 16;    // up to here, dot products beat p
 inline constexpr index_t kDecodeSplit = 512;  // keys
 inline constexpr index_t kTiledSplit = 2048;
 
-template <class A>
-AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t max_rows,
-                          index_t blocks_elsewhere) {
+inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t max_rows,
+                                 index_t blocks_elsewhere) {
   AttentionCut cut{};
   const bool decode = seq.q_len * group <= kDecodeRows;
   cut.heads = std::min(group, max_rows);
@@ -394,162 +394,187 @@ AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t m
 
 }  // namespace detail
 
-/// The whole call: see the top of the file.
+/// The whole call: see the top of the file. `mask` and `score` are bound to the call, and bound
+/// again to each sequence where lengths differ.
 template <class Args, class Mask, class Score>
-void attention_forward(const Args& args, const Mask& mask, const Score& score) {
+class AttentionForward {
   using A = accumulate_t<typename Args::Element>;
   using Block = AttentionBlock<Args, Mask, Score>;
-  const index_t sequences = rapt::detail::sequence_count(args);
-  const index_t heads = args.q.extent(2), kv_heads = args.k.extent(2);
-  const index_t value_step = detail::round_up(args.v.extent(3), Vec<A>::kLanes);
-  if (sequences == 0 || heads == 0 || args.q.extent(1) == 0) return;
-  const index_t group = heads / kv_heads;
-  // A block's rows stay within 256 KiB of cache: q and o of each.
-  const index_t row_bytes = (args.q.extent(3) + value_step) * static_cast<index_t>(sizeof(A));
-  const index_t row_tiles = (index_t{1} << 18) / (row_bytes * AttentionTiling<A>::kRowTile);
-  const index_t max_rows =
-      std::clamp<index_t>(row_tiles, 1, Block::kMaxRowTiles) * AttentionTiling<A>::kRowTile;
-  const bool differ = rapt::detail::lengths_differ(args);
-  const auto cut_of = [&](const AttentionSequence& seq) {
-    return detail::cut_sequence<A>(seq, group, max_rows, sequences * kv_heads);
-  };
+  using Tiling = AttentionTiling<A>;
 
-  // Where each sequence's items begin, and where its partial results lie (only if it is split).
-  Scratch<Cpu> scratch;
-  const auto first_item = scratch.tensor<index_t>(Shape<1>{sequences + 1});
-  const auto first_partial = scratch.tensor<index_t>(Shape<1>{sequences + 1});
-  const auto partial_size = [&](const AttentionCut& cut) {
-    return cut.splits == 1 ? 0 : cut.heads * cut.queries * (value_step + 2);
-  };
-  first_item(0) = first_partial(0) = 0;
-  double work = 0;  // multiply-adds, were nothing masked
-  for (index_t s = 0; s < sequences; ++s) {
-    const AttentionSequence seq = rapt::detail::sequence_at(args, s);
-    const AttentionCut cut = cut_of(seq);
-    const index_t items = kv_heads * cut.items();
-    first_item(s + 1) = first_item(s) + items;
-    first_partial(s + 1) = first_partial(s) + items * partial_size(cut);
-    work += static_cast<double>(seq.q_len) * static_cast<double>(seq.kv_len);
-  }
-  work *= static_cast<double>(heads * (args.q.extent(3) + args.v.extent(3)));
-  A* const partials = scratch.tensor<A>(Shape<1>{first_partial(sequences)}).data();
+ public:
+  AttentionForward(const Args& args, const Mask& mask, const Score& score)
+      : args_(args), mask_(mask), score_(score) {}
 
-  if (args.probabilities) {
-    for (index_t b = 0; b < args.probabilities.extent(0); ++b)
-      for (index_t h = 0; h < heads; ++h)
-        for (index_t i = 0; i < args.probabilities.extent(2); ++i)
-          for (index_t j = 0; j < args.probabilities.extent(3); ++j)
-            args.probabilities(b, h, i, j) = 0;
-  }
+  void run() {
+    const index_t sequences = rapt::detail::sequence_count(args_), heads = args_.q.extent(2);
+    if (sequences == 0 || heads == 0 || args_.q.extent(1) == 0) return;
+    const index_t dim = args_.q.extent(3), kv_heads = args_.k.extent(2);
+    group_ = heads / kv_heads;
+    blocks_elsewhere_ = sequences * kv_heads;
+    value_step_ = detail::round_up(args_.v.extent(3), Vec<A>::kLanes);
+    // A block's rows stay within 256 KiB of cache: q and o of each.
+    const index_t row_bytes = (dim + value_step_) * static_cast<index_t>(sizeof(A));
+    const index_t row_tiles = (index_t{1} << 18) / (row_bytes * Tiling::kRowTile);
+    max_rows_ = std::clamp<index_t>(row_tiles, 1, Block::kMaxRowTiles) * Tiling::kRowTile;
 
-  // Finds the sequence and block of an item and calls f with them, mask and score bound.
-  const auto with_item = [&](index_t item, auto f) {
-    index_t s = 0;
-    for (index_t end = sequences; end - s > 1;) {  // last s with first_item(s) <= item
-      const index_t middle = (s + end) / 2;
-      (first_item(middle) <= item ? s : end) = middle;
+    // Where each sequence's items begin, and where its partial results lie (only if it is split).
+    Scratch<Cpu> scratch;
+    first_item_ = scratch.tensor<index_t>(Shape<1>{sequences + 1}).data();
+    first_partial_ = scratch.tensor<index_t>(Shape<1>{sequences + 1}).data();
+    first_item_[0] = first_partial_[0] = 0;
+    double work = 0;  // multiply-adds, were nothing masked
+    for (index_t s = 0; s < sequences; ++s) {
+      const AttentionSequence seq = rapt::detail::sequence_at(args_, s);
+      const AttentionCut cut = cut_of(seq);
+      const index_t items = kv_heads * cut.items();
+      first_item_[s + 1] = first_item_[s] + items;
+      first_partial_[s + 1] = first_partial_[s] + items * partial_size(cut);
+      work += static_cast<double>(seq.q_len) * static_cast<double>(seq.kv_len);
     }
-    while (first_item(s + 1) <= item) ++s;
-    const AttentionSequence seq = rapt::detail::sequence_at(args, s);
-    const AttentionCut cut = cut_of(seq);
-    index_t local = item - first_item(s);
-    A* const partial = partials + first_partial(s) + local * partial_size(cut);
-    const index_t split = local % cut.splits;
-    local /= cut.splits;
-    const index_t query_block = local % cut.query_blocks;
-    local /= cut.query_blocks;
-    const index_t head_block = local % cut.head_blocks, kv_head = local / cut.head_blocks;
+    work *= static_cast<double>(heads * (dim + args_.v.extent(3)));
+    const index_t partials = first_partial_[sequences];
+    partials_ = scratch.tensor<A>(Shape<1>{partials}).data();
+    if (args_.probabilities) clear_probabilities();
 
-    Scratch<Cpu> inner;
-    RowBlock block{};
-    block.head = kv_head * group + head_block * cut.heads;
-    block.heads = std::min(cut.heads, group - head_block * cut.heads);
-    block.i_begin = query_block * cut.queries;
-    block.queries = std::min(cut.queries, seq.q_len - block.i_begin);
-    block.consecutive = !args.q_positions;
-    index_t* const positions = inner.tensor<index_t>(Shape<1>{block.queries}).data();
-    for (index_t i = 0; i < block.queries; ++i)
-      positions[i] = query_position(args, seq, block.i_begin + i);
-    block.positions = positions;
-    f(seq, cut, block, kv_head, split, partial, inner);
-  };
-
-  const auto finish = [&](const AttentionSequence& seq, const RowBlock& block, A* o, A* m, A* l,
-                          index_t r) {
-    return detail::finish_row(args, seq, block.head_of(r), block.query_of(r),
-                              detail::RowState<A>{m[r], l[r], o + r * value_step});
-  };
-
-  const auto run = [&](index_t item) {
-    with_item(
-        item, [&](const AttentionSequence& seq, const AttentionCut& cut, const RowBlock& block,
-                  index_t kv_head, index_t split, A* partial, Scratch<Cpu>& inner) {
-          const index_t rows = block.rows();
-          A* o = partial;
-          if (cut.splits == 1) o = inner.tensor<A>(Shape<1>{rows * (value_step + 2)}).data();
-          A *const m = o + rows * value_step, *const l = m + rows;
-          const index_t begin = split * cut.split, end = std::min(seq.kv_len, begin + cut.split);
-          const auto with_bound = [&](const auto& bound_mask, const auto& bound_score) {
-            if (seq.q_len * group <= detail::kDecodeRows) {
-              detail::decode_block(args, seq, bound_mask, bound_score, kv_head, block, begin, end,
-                                   o, m, l, inner);
-            } else {
-              AttentionBlock tiles(args, seq, bound_mask, bound_score, kv_head, block, inner);
-              tiles.run(begin, end, o, m, l);
-            }
-            if (cut.splits > 1) return;
-            A* const whole = inner.tensor<A>(Shape<1>{rows}).data();
-            for (index_t r = 0; r < rows; ++r) whole[r] = finish(seq, block, o, m, l, r);
-            if (args.probabilities)
-              AttentionBlock(args, seq, bound_mask, bound_score, kv_head, block, inner)
-                  .write_probabilities(whole);
-          };
-          if (differ) {
-            const CallShape call = rapt::detail::call_shape_of(args, seq);
-            with_bound(bind_call(mask, call), bind_call(score, call));
-          } else {
-            with_bound(mask, score);
-          }
-        });
-  };
-
-  // Splits of one block in order: M = max m_t, l = sum exp(m_t - M) l_t, o = sum exp(m_t - M) o_t.
-  const auto merge = [&](index_t item) {
-    with_item(item, [&](const AttentionSequence& seq, const AttentionCut& cut,
-                        const RowBlock& block, index_t kv_head, index_t split, A* partial,
-                        Scratch<Cpu>& inner) {
-      if (cut.splits == 1 || split != 0) return;
-      const index_t rows = block.rows(), step = partial_size(cut);
-      A* const whole = inner.tensor<A>(Shape<1>{rows}).data();
-      for (index_t r = 0; r < rows; ++r) {
-        whole[r] =
-            detail::finish_row(args, seq, block.head_of(r), block.query_of(r),
-                               detail::merge_row(partial, step, cut.splits, rows, r, value_step));
-      }
-      if (!args.probabilities) return;
-      const CallShape call = rapt::detail::call_shape_of(args, seq);
-      const auto write = [&](const auto& bound_mask, const auto& bound_score) {
-        AttentionBlock(args, seq, bound_mask, bound_score, kv_head, block, inner)
-            .write_probabilities(whole);
-      };
-      if (differ)
-        write(bind_call(mask, call), bind_call(score, call));
-      else
-        write(mask, score);
-    });
-  };
-
-  const index_t items = first_item(sequences);
-  constexpr double kWorthThreads = 1 << 18;
-  if (work < kWorthThreads) {
-    for (index_t item = 0; item < items; ++item) run(item);
-    if (first_partial(sequences) > 0)
-      for (index_t item = 0; item < items; ++item) merge(item);
-  } else {
-    parallel_for(items, run);
-    if (first_partial(sequences) > 0) parallel_for(items, merge);
+    const index_t items = first_item_[sequences];
+    constexpr double kWorthThreads = 1 << 18;  // below, waking a thread costs more than it does
+    const auto attend = [this](index_t item) { attend_item(item); };
+    const auto merge = [this](index_t item) { merge_item(item); };
+    if (work < kWorthThreads) {
+      for (index_t item = 0; item < items; ++item) attend(item);
+      for (index_t item = 0; partials > 0 && item < items; ++item) merge(item);
+    } else {
+      parallel_for(items, attend);
+      if (partials > 0) parallel_for(items, merge);
+    }
   }
-}
+
+ private:
+  /// One part of the work: a block of rows against one split of the keys.
+  struct Item {
+    AttentionSequence seq;
+    AttentionCut cut;
+    RowBlock block;
+    index_t kv_head, split;
+    A* partial;  // this item's place among the partial results
+  };
+
+  AttentionCut cut_of(const AttentionSequence& seq) const {
+    return detail::cut_sequence(seq, group_, max_rows_, blocks_elsewhere_);
+  }
+  /// o, m and l of a block; nothing where the keys are not split.
+  index_t partial_size(const AttentionCut& cut) const {
+    return cut.splits == 1 ? 0 : cut.heads * cut.queries * (value_step_ + 2);
+  }
+
+  Item locate(index_t item, Scratch<Cpu>& scratch) const {
+    index_t s = 0;
+    for (index_t end = rapt::detail::sequence_count(args_); end - s > 1;) {
+      const index_t middle = (s + end) / 2;
+      (first_item_[middle] <= item ? s : end) = middle;  // the last one; empty ones come before it
+    }
+    Item at{rapt::detail::sequence_at(args_, s), {}, {}, 0, 0, nullptr};
+    at.cut = cut_of(at.seq);
+    index_t local = item - first_item_[s];
+    at.partial = partials_ + first_partial_[s] + local * partial_size(at.cut);
+    const auto digit = [&](index_t base) {
+      const index_t d = local % base;
+      local /= base;
+      return d;
+    };
+    at.split = digit(at.cut.splits);
+    const index_t query_block = digit(at.cut.query_blocks), head_block = digit(at.cut.head_blocks);
+    at.kv_head = local;
+
+    RowBlock& block = at.block;
+    block.head = at.kv_head * group_ + head_block * at.cut.heads;
+    block.heads = std::min(at.cut.heads, group_ - head_block * at.cut.heads);
+    block.i_begin = query_block * at.cut.queries;
+    block.queries = std::min(at.cut.queries, at.seq.q_len - block.i_begin);
+    block.consecutive = !args_.q_positions;
+    index_t* const positions = scratch.tensor<index_t>(Shape<1>{block.queries}).data();
+    for (index_t i = 0; i < block.queries; ++i)
+      positions[i] = query_position(args_, at.seq, block.i_begin + i);
+    block.positions = positions;
+    return at;
+  }
+
+  template <class F>
+  F bound(const F& f, const AttentionSequence& seq) const {
+    static_assert(std::is_same_v<decltype(bind_call(f, CallShape{})), F>,
+                  "binding a mask or score that is bound already gives the same type");
+    if (!rapt::detail::lengths_differ(args_)) return f;
+    return bind_call(f, rapt::detail::call_shape_of(args_, seq));
+  }
+
+  void attend_item(index_t item) const {
+    Scratch<Cpu> scratch;
+    const Item at = locate(item, scratch);
+    const index_t rows = at.block.rows();
+    A* o = at.partial;
+    if (at.cut.splits == 1) o = scratch.tensor<A>(Shape<1>{rows * (value_step_ + 2)}).data();
+    A *const m = o + rows * value_step_, *const l = m + rows;
+    const index_t begin = at.split * at.cut.split;
+    const index_t end = std::min(at.seq.kv_len, begin + at.cut.split);
+    const Mask mask = bound(mask_, at.seq);
+    const Score score = bound(score_, at.seq);
+    if (at.seq.q_len * group_ <= detail::kDecodeRows)
+      detail::decode_block(args_, at.seq, mask, score, at.kv_head, at.block, begin, end, o, m, l,
+                           scratch);
+    else
+      Block(args_, at.seq, mask, score, at.kv_head, at.block, scratch).run(begin, end, o, m, l);
+    if (at.cut.splits == 1)
+      finish(at, scratch, [=, this](index_t r) {
+        return detail::RowState<A>{m[r], l[r], o + r * value_step_};
+      });
+  }
+
+  /// Splits of one block, in order.
+  void merge_item(index_t item) const {
+    Scratch<Cpu> scratch;
+    const Item at = locate(item, scratch);
+    if (at.cut.splits == 1 || at.split != 0) return;
+    finish(at, scratch, [&](index_t r) {
+      return detail::merge_row(at.partial, partial_size(at.cut), at.cut.splits, at.block.rows(), r,
+                               value_step_);
+    });
+  }
+
+  /// Writes the rows of a block, state(r) each, and what else was asked for.
+  template <class State>
+  void finish(const Item& at, Scratch<Cpu>& scratch, State state) const {
+    const index_t rows = at.block.rows();
+    A* const whole = scratch.tensor<A>(Shape<1>{rows}).data();
+    for (index_t r = 0; r < rows; ++r)
+      whole[r] =
+          detail::finish_row(args_, at.seq, at.block.head_of(r), at.block.query_of(r), state(r));
+    if (args_.probabilities) write_probabilities(at, scratch, whole);
+  }
+
+  [[gnu::noinline, gnu::cold]] void write_probabilities(const Item& at, Scratch<Cpu>& scratch,
+                                                        const A* denominators) const {
+    const Mask mask = bound(mask_, at.seq);
+    const Score score = bound(score_, at.seq);
+    Block(args_, at.seq, mask, score, at.kv_head, at.block, scratch)
+        .write_probabilities(denominators);
+  }
+
+  [[gnu::cold]] void clear_probabilities() const {
+    const auto& p = args_.probabilities;
+    for (index_t b = 0; b < p.extent(0); ++b)
+      for (index_t h = 0; h < p.extent(1); ++h)
+        for (index_t i = 0; i < p.extent(2); ++i)
+          for (index_t j = 0; j < p.extent(3); ++j) p(b, h, i, j) = 0;
+  }
+
+  const Args& args_;
+  const Mask& mask_;
+  const Score& score_;
+  index_t group_ = 1, blocks_elsewhere_ = 1, value_step_ = 0, max_rows_ = 0;
+  index_t *first_item_ = nullptr, *first_partial_ = nullptr;
+  A* partials_ = nullptr;
+};
 
 }  // namespace RAPT_SIMD
 }  // namespace rapt::cpu
@@ -559,7 +584,11 @@ namespace rapt {
 template <class Args, class Mask, class Score>
 void BackendTraits<Cpu>::attention_forward(Cpu, const Args& args, const Mask& mask,
                                            const Score& score) {
-  cpu::attention_forward(args, mask, score);
+  cpu::AttentionForward<Args, Mask, Score>(args, mask, score).run();
 }
 
 }  // namespace rapt
+
+#ifdef RAPT_USE_INSTANCES
+#include "rapt/cpu/instances/attention_forward.hpp"
+#endif
