@@ -30,7 +30,7 @@ void BackendTraits<Cuda>::append_to_cache(Cuda backend, TensorView<T, 4, Cuda> c
                                           TensorView<const T, 4, Cuda> x,
                                           TensorView<const std::int32_t, 2, Cuda> slots) {
   constexpr index_t kLeast = std::numeric_limits<std::int32_t>::min();
-  if (const auto bad = cuda::find_bad_id(backend, slots, {kLeast, cache.extent(1), -1}); bad.found)
+  if (const auto bad = cuda::find_bad_id(backend, slots, {kLeast, cache.extent(1)}); bad.found)
     throw ValueError(detail::text("append_to_cache: slots[", bad.row, ", ", bad.column, "] is ",
                                   bad.id, ", expected at most ", cache.extent(1) - 1,
                                   ", the last slot of cache"));

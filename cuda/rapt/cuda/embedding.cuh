@@ -28,8 +28,7 @@ void BackendTraits<Cuda>::embedding(Cuda backend, TensorView<T, 3, Cuda> out,
                                     TensorView<const T, 2, Cuda> table,
                                     TensorView<const std::int32_t, 2, Cuda> ids,
                                     accumulate_t<T> scale) {
-  if (const auto bad = cuda::find_bad_id(backend, ids, {0, table.extent(0), table.extent(0)});
-      bad.found)
+  if (const auto bad = cuda::find_bad_id(backend, ids, {0, table.extent(0)}); bad.found)
     throw ValueError(detail::text("embedding: ids[", bad.row, ", ", bad.column, "] is ", bad.id,
                                   ", expected 0 to ", table.extent(0) - 1, ", the rows of table"));
   cuda::launch("embedding_thread_per_element", cuda::embedding_thread_per_element<T>,

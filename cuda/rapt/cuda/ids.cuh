@@ -14,9 +14,10 @@
 
 namespace rapt::cuda {
 
-/// What ids may be: least, ..., end - 1, and `ignored`.
+/// What ids may be: least, ..., end - 1, and `ignored` (by default no 32-bit number).
 struct IdRange {
-  index_t least, end, ignored;
+  index_t least, end;
+  index_t ignored = index_t{1} << 40;
 };
 
 __global__ inline void find_bad_id_thread_per_id(TensorView<const std::int32_t, 2, Cuda> ids,
