@@ -98,6 +98,7 @@ struct Machine {
   bool running = false;
   std::string failure;
   std::uint64_t random = 0;
+  std::vector<std::uint64_t> favour;  // of each warp, where the schedule is unfair; else empty
 
   std::uint64_t draw(std::uint64_t below) {  // splitmix64
     std::uint64_t z = random += 0x9e3779b97f4a7c15u;
@@ -115,6 +116,18 @@ struct Machine {
     runnable.push_back(thread);
   }
 
+  /// Index into `runnable` of the thread to go on with.
+  std::size_t pick() {
+    if (favour.empty() || draw(32) == 0) return draw(runnable.size());
+    const auto favour_of = [&](std::size_t at) {
+      return favour[static_cast<std::size_t>(runnable[at] / kWarp)];
+    };
+    std::size_t best = draw(runnable.size());
+    for (std::size_t at = 0; at < runnable.size(); ++at)
+      if (favour_of(at) > favour_of(best)) best = at;
+    return best;
+  }
+
   /// Leaves the current thread, whose state is set, for one drawn at random.
   void leave() {
     const int from = current;
@@ -123,7 +136,7 @@ struct Machine {
       Fibre::switch_to(fibre(from), main);
       return;
     }
-    const std::size_t at = draw(runnable.size());
+    const std::size_t at = pick();
     const int next = runnable[at];
     runnable[at] = runnable.back();
     runnable.pop_back();
@@ -195,12 +208,15 @@ void Machine::run_block(index_t index) {
   shared.assign(static_cast<std::size_t>(grid.shared_bytes), 0xff);
   words.assign(static_cast<std::size_t>((grid.shared_bytes + 3) / 4), Word{});
   while (fibres.size() < threads.size()) fibres.push_back(std::make_unique<Fibre>(kStackBytes));
+  favour.clear();
+  if (options().seed % 2 == 0)
+    for (std::size_t warp = 0; warp < warps.size(); ++warp) favour.push_back(draw(1u << 30));
   runnable.clear();
   for (int t = 0; t < grid.threads; ++t) {
     fibre(t).restart(thread_main);
     make_runnable(t);
   }
-  const std::size_t first = draw(runnable.size());
+  const std::size_t first = pick();
   current = runnable[first];
   runnable[first] = runnable.back();
   runnable.pop_back();

@@ -3,8 +3,9 @@
 //
 // A block's threads are fibres (a stack each, switched by hand). At every device function that can
 // wait, and at every access to shared memory, the next runnable fibre is drawn at random; blocks
-// run one after another in random order. The same seed gives the same order. Found and reported, as
-// DeviceError from launch(), naming kernel, block, threads and source lines:
+// run one after another in random order. Even seeds favour some warps, so that others fall far
+// behind, which finds what a fair draw hardly ever does. The same seed gives the same order. Found
+// and reported, as DeviceError from launch(), naming kernel, block, threads and source lines:
 //
 //   divergence    threads of a block at different barriers, lanes of a warp at different shuffles,
 //                 or some at one while others have returned
