@@ -234,6 +234,11 @@ class KvCache {
   void restore(const CacheState& state) {
     detail::check_state("kv_cache.restore", state, state.lengths, shape_.batch, shape_.capacity,
                         shape_.capacity);
+    for (index_t b = 0; b < state.positions.extent(0); ++b)
+      for (index_t i = 0; i < state.positions.extent(1); ++i)
+        if (const index_t p = state.positions(b, i); p != -1 && p != i)
+          throw ValueError(detail::text("kv_cache.restore: position of slot ", i, " is ", p,
+                                        ", expected ", i, " or -1"));
     reset();
     lengths_ = state.lengths;
     first_length_ = state.first_length;

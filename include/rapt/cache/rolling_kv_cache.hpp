@@ -233,11 +233,14 @@ class RollingKvCache {
                                         ", expected one below ", state.lengths[row],
                                         " that belongs there"));
     }
+    if (state.positions.empty() && longest(state.reached) > 0)
+      throw ValueError(detail::text(kName, ": positions are absent, expected those of ",
+                                    std::min(longest(state.reached), slots()), " slots"));
     reset();
     lengths_ = state.lengths;
     reached_ = state.reached;
     first_length_ = state.first_length;
-    copy(positions_.slice(1, 0, kept()), state.positions);
+    if (kept() > 0) copy(positions_.slice(1, 0, kept()), state.positions);
     for (index_t b = 0; b < shape_.batch; ++b)
       for (index_t slot = 0; slot < kept(); ++slot) padded_ = padded_ || positions_(b, slot) < 0;
   }
