@@ -3,6 +3,7 @@
 #pragma once
 
 #include "rapt/io/atomic_file.hpp"
+#include "rapt/io/export.hpp"
 #include "rapt/io/ggml_blocks.hpp"
 #include "rapt/io/gguf.hpp"
 #include "rapt/io/gguf_config.hpp"

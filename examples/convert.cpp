@@ -1,0 +1,78 @@
+// GGUF -> Hugging Face folder: dequantises a model and undoes GGUF's conventions, so that rapt,
+// transformers and anything else that reads safetensors can load it.
+//
+//   build/examples/convert --model model.gguf --out folder [--dtype fp32|bf16|fp16]
+//
+// Without --dtype the weights keep the type of the file (fp32 where it is quantised: the values are
+// then exactly those that the file stands for). A Hugging Face folder is accepted too, to change
+// its type; its tokenizer files come along. Files appear whole or not at all.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "rapt/io.hpp"
+
+namespace {
+
+/// One line on a terminal that is written over; nothing elsewhere.
+void show_progress(std::string_view name, std::size_t i, std::size_t n) {
+  static const bool terminal = ::isatty(STDERR_FILENO) != 0;
+  if (!terminal) return;
+  std::fprintf(stderr, "\r\033[K%3zu%%  %.*s", 100 * i / n, static_cast<int>(name.size()),
+               name.data());
+  if (i + 1 == n) std::fprintf(stderr, "\r\033[K");
+}
+
+/// What transformers keeps beside the weights.
+void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to) {
+  namespace fs = std::filesystem;
+  if (fs::weakly_canonical(from) == fs::weakly_canonical(to)) return;
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+        "generation_config.json", "chat_template.jinja", "vocab.json", "merges.txt"})
+    if (fs::exists(from / name)) rapt::write_file(to / name, rapt::read_file(from / name));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  CLI::App app("Converts a GGUF file (or a Hugging Face folder) to a Hugging Face folder.");
+  std::string model, out, dtype_name;
+  const std::map<std::string, rapt::DType> dtypes = {
+      {"fp32", rapt::DType::f32}, {"bf16", rapt::DType::bf16}, {"fp16", rapt::DType::f16}};
+  app.add_option("--model", model, "GGUF file or Hugging Face folder")->required();
+  app.add_option("--out", out, "folder to write; created if need be")->required();
+  app.add_option("--dtype", dtype_name, "fp32, bf16 or fp16; default: as in the file")
+      ->check(CLI::IsMember(dtypes));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : 2;
+  }
+
+  const auto weights = rapt::WeightFile::open(model);
+  const rapt::ModelConfig& config = weights.config();
+  const rapt::DType dtype = dtype_name.empty() ? config.dtype : dtypes.at(dtype_name);
+  std::fprintf(stderr, "%s: %s, %lld layers, %zu tensors -> %s as %s\n", model.c_str(),
+               config.architecture.c_str(), static_cast<long long>(config.layers),
+               weights.names().size(), out.c_str(), rapt::name_of(dtype));
+  rapt::export_model(weights, out, dtype, show_progress);
+  if (weights.gguf())
+    std::fprintf(stderr, "note: the tokenizer stays in %s\n", model.c_str());
+  else
+    copy_tokenizer(weights.folder(), out);
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "convert: %s\n", error.what());
+  const bool bad_input = dynamic_cast<const rapt::IoError*>(&error) != nullptr ||
+                         dynamic_cast<const rapt::FormatError*>(&error) != nullptr ||
+                         dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
+  return bad_input ? 2 : 1;
+}
