@@ -141,7 +141,7 @@ class AttentionBlock {
  private:
   void pack_queries() {
     for (index_t first = 0; first < rows_; first += kGroup) {
-      const T* rows[kGroup];
+      const T* rows[kGroup] = {};
       const int n = static_cast<int>(std::min<index_t>(kGroup, rows_ - first));
       for (int i = 0; i < n; ++i)
         rows[i] = args_.q.data() + seq_.row * args_.q.stride(0) +

@@ -1,0 +1,214 @@
+// Vec for AVX-512 F, BW, DQ, VL (16 floats, 8 doubles; 32 registers).
+// Included by cpu/simd.hpp alone, which documents the operations.
+#pragma once
+
+// GCC 12 warns about its own header: __m512 y = y, for lanes that no one reads (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#include "rapt/core/dtype.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+#if defined(__AVX512BF16__)
+inline constexpr const char* kIsa = "avx512_bf16";
+#else
+inline constexpr const char* kIsa = "avx512";
+#endif
+
+template <class T>
+struct Vec;
+
+namespace detail {
+inline __mmask16 lanes16(index_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline __mmask8 lanes8(index_t n) { return static_cast<__mmask8>((1u << n) - 1u); }
+}  // namespace detail
+
+template <>
+struct Vec<float> {
+  using value_type = float;
+  static constexpr int kLanes = 16;
+  static constexpr int kRegisters = 32;
+  __m512 v;
+
+  static Vec zero() { return {_mm512_setzero_ps()}; }
+  static Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
+  static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec load(const float* p, index_t n) {
+    return {_mm512_maskz_loadu_ps(detail::lanes16(n), p)};
+  }
+  static Vec load(const bfloat16* p) {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Vec load(const bfloat16* p, index_t n) {
+    return widen(_mm256_maskz_loadu_epi16(detail::lanes16(n), p));
+  }
+  static Vec load(const half* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static Vec load(const half* p, index_t n) {
+    return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(detail::lanes16(n), p))};
+  }
+  /// Masks: all ones or all zeros in each lane.
+  static Vec load_mask(const std::int32_t* p) {
+    return {_mm512_castsi512_ps(_mm512_loadu_si512(p))};
+  }
+
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(float* p, index_t n) const { _mm512_mask_storeu_ps(p, detail::lanes16(n), v); }
+  void store(bfloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow()); }
+  void store(bfloat16* p, index_t n) const {
+    _mm256_mask_storeu_epi16(p, detail::lanes16(n), narrow());
+  }
+  void store(half* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, 0));
+  }
+  void store(half* p, index_t n) const {
+    _mm256_mask_storeu_epi16(p, detail::lanes16(n), _mm512_cvtps_ph(v, 0));
+  }
+
+  friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  friend Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+  friend Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+  friend Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT)}; }
+  friend Vec select(Vec mask, Vec a, Vec b) {
+    return {_mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(mask.v)), b.v, a.v)};
+  }
+  friend Vec bit_and(Vec a, Vec mask) { return {_mm512_and_ps(a.v, mask.v)}; }
+  friend Vec pow2(Vec n) {
+    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+  }
+  friend float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+  friend float largest(Vec a) { return _mm512_reduce_max_ps(a.v); }
+  static Vec sums(const Vec (&a)[kLanes]) {
+    Vec rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = a[i];
+    transpose(rows);
+    for (int n = kLanes / 2; n > 0; n /= 2)
+      for (int i = 0; i < n; ++i) rows[i] = rows[i] + rows[i + n];
+    return rows[0];
+  }
+  /// Rows become columns: pairs within 4 x 4 blocks, then the blocks.
+  static void transpose(Vec (&a)[kLanes]) {
+    __m512 t[16], u[16];
+    for (int i = 0; i < 16; i += 4) {
+      t[i] = _mm512_unpacklo_ps(a[i].v, a[i + 1].v);
+      t[i + 1] = _mm512_unpackhi_ps(a[i].v, a[i + 1].v);
+      t[i + 2] = _mm512_unpacklo_ps(a[i + 2].v, a[i + 3].v);
+      t[i + 3] = _mm512_unpackhi_ps(a[i + 2].v, a[i + 3].v);
+      u[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+      u[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+      u[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      u[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    // u[4 r + c] holds, in its block b, column 4 b + c of rows 4 r to 4 r + 3.
+    for (int c = 0; c < 4; ++c) {
+      const __m512 low0 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x44);
+      const __m512 high0 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xee);
+      const __m512 low1 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x44);
+      const __m512 high1 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xee);
+      a[c].v = _mm512_shuffle_f32x4(low0, low1, 0x88);
+      a[4 + c].v = _mm512_shuffle_f32x4(low0, low1, 0xdd);
+      a[8 + c].v = _mm512_shuffle_f32x4(high0, high1, 0x88);
+      a[12 + c].v = _mm512_shuffle_f32x4(high0, high1, 0xdd);
+    }
+  }
+
+ private:
+  static Vec widen(__m256i bits) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+  }
+  // Not vcvtneps2bf16, which flushes subnormals: round to nearest even by adding just below half an
+  // ulp, plus the last kept bit; NaN stays NaN.
+  __m256i narrow() const {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(
+        _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, rounded, quiet), 16));
+  }
+};
+
+template <>
+struct Vec<double> {
+  using value_type = double;
+  static constexpr int kLanes = 8;
+  static constexpr int kRegisters = 32;
+  __m512d v;
+
+  static Vec zero() { return {_mm512_setzero_pd()}; }
+  static Vec broadcast(double x) { return {_mm512_set1_pd(x)}; }
+  static Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
+  static Vec load(const double* p, index_t n) {
+    return {_mm512_maskz_loadu_pd(detail::lanes8(n), p)};
+  }
+  static Vec load_mask(const std::int64_t* p) {
+    return {_mm512_castsi512_pd(_mm512_loadu_si512(p))};
+  }
+
+  void store(double* p) const { _mm512_storeu_pd(p, v); }
+  void store(double* p, index_t n) const { _mm512_mask_storeu_pd(p, detail::lanes8(n), v); }
+
+  friend Vec operator+(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_pd(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_pd(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {_mm512_div_pd(a.v, b.v)}; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+  friend Vec max(Vec a, Vec b) { return {_mm512_max_pd(a.v, b.v)}; }
+  friend Vec min(Vec a, Vec b) { return {_mm512_min_pd(a.v, b.v)}; }
+  friend Vec round(Vec a) { return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEAREST_INT)}; }
+  friend Vec select(Vec mask, Vec a, Vec b) {
+    return {_mm512_mask_blend_pd(_mm512_movepi64_mask(_mm512_castpd_si512(mask.v)), b.v, a.v)};
+  }
+  friend Vec bit_and(Vec a, Vec mask) { return {_mm512_and_pd(a.v, mask.v)}; }
+  friend Vec pow2(Vec n) {
+    const __m512i biased = _mm512_add_epi64(_mm512_cvtpd_epi64(n.v), _mm512_set1_epi64(1023));
+    return {_mm512_castsi512_pd(_mm512_slli_epi64(biased, 52))};
+  }
+  friend double sum(Vec a) { return _mm512_reduce_add_pd(a.v); }
+  friend double largest(Vec a) { return _mm512_reduce_max_pd(a.v); }
+  static Vec sums(const Vec (&a)[kLanes]) {
+    Vec rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = a[i];
+    transpose(rows);
+    for (int n = kLanes / 2; n > 0; n /= 2)
+      for (int i = 0; i < n; ++i) rows[i] = rows[i] + rows[i + n];
+    return rows[0];
+  }
+  static void transpose(Vec (&a)[kLanes]) {
+    __m512d t[8];
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm512_unpacklo_pd(a[i].v, a[i + 1].v);      // columns 0 2 4 6
+      t[i + 1] = _mm512_unpackhi_pd(a[i].v, a[i + 1].v);  // columns 1 3 5 7
+    }
+    for (int c = 0; c < 2; ++c) {
+      const __m512d low0 = _mm512_shuffle_f64x2(t[c], t[2 + c], 0x44);
+      const __m512d high0 = _mm512_shuffle_f64x2(t[c], t[2 + c], 0xee);
+      const __m512d low1 = _mm512_shuffle_f64x2(t[4 + c], t[6 + c], 0x44);
+      const __m512d high1 = _mm512_shuffle_f64x2(t[4 + c], t[6 + c], 0xee);
+      a[c].v = _mm512_shuffle_f64x2(low0, low1, 0x88);
+      a[2 + c].v = _mm512_shuffle_f64x2(low0, low1, 0xdd);
+      a[4 + c].v = _mm512_shuffle_f64x2(high0, high1, 0x88);
+      a[6 + c].v = _mm512_shuffle_f64x2(high0, high1, 0xdd);
+    }
+  }
+};
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu
