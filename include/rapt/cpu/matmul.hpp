@@ -77,7 +77,7 @@ template <class T>
 void product_exact(TensorView<T, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k, const T* bias,
                    bool accumulate) {
   const index_t m = out.extent(0), n = out.extent(1);
-  const ProductTiles tiles(m, n, 384, 384);
+  const ProductTiles tiles(m, n, 192, 192);
   parallel_for(tiles.count(), [&](index_t tile) {
     const index_t i = tile % tiles.row_count * tiles.rows;
     const index_t j = tile / tiles.row_count * tiles.columns;
@@ -104,7 +104,7 @@ void product_widened(TensorView<T, 2> out, MatrixRef<T> a, MatrixRef<T> b, index
                      bool accumulate) {
   constexpr index_t kDepth = 512;
   const index_t m = out.extent(0), n = out.extent(1);
-  const ProductTiles tiles(m, n, 384, 240);
+  const ProductTiles tiles(m, n, 192, 192);
   parallel_for(tiles.count(), [&](index_t tile) {
     const index_t i = tile % tiles.row_count * tiles.rows;
     const index_t j = tile / tiles.row_count * tiles.columns;
