@@ -32,6 +32,33 @@
 
 namespace rapt {
 
+/// Calls f(first, z) with the logits z [rows, vocab] of tokens first, first + 1, ... of one text, a few
+/// rows at a time: all logits of a long text under a large vocabulary, in little memory. Rows before
+/// `from` are computed as context only.
+template <class T, class B, class F>
+void visit_logits(const nn::Transformer<T, B>& model, std::span<const std::int32_t> ids, F&& f,
+                  index_t from = 0) {
+  constexpr index_t kRows = 64, kChunk = 512;
+  const auto n = static_cast<index_t>(ids.size());
+  const TensorView<const std::int32_t, 2> all(ids.data(), Shape<2>{1, n});
+  auto cache = model.make_cache(1, n);
+  auto logits = Tensor<T, 2, B>::uninitialized(
+      Shape{std::min(kRows, n), model.config().vocab_size}, model.backend());
+  auto h = Tensor<T, 3, B>::uninitialized(Shape{1, std::min(kChunk, n), model.config().d_model},
+                                          model.backend());
+  for (index_t begin = 0; begin < n; begin += kChunk) {
+    const index_t end = std::min(n, begin + kChunk);
+    auto chunk = h.slice(1, 0, end - begin);
+    model.hidden(chunk, all.slice(1, begin, end), cache);
+    for (index_t t = std::max(begin, from); t < end; t += kRows) {
+      const index_t rows = std::min(kRows, end - t);
+      auto z = logits.slice(0, 0, rows);
+      model.logits(z, chunk.select(0, 0).slice(0, t - begin, t - begin + rows));
+      f(t, as_const_view(z));
+    }
+  }
+}
+
 template <class T = float, class B = Cpu>
 class Session {
  public:
@@ -230,7 +257,8 @@ struct GenerateResult {
   double seconds = 0;
   index_t steps = 0;
   bool cancelled = false;
-  bool full = false;  // ended because the session's capacity was reached
+  bool full = false;        // ended because the session's capacity was reached
+  bool last_unfed = false;  // the session lacks the last ids: only an end id leaves it complete
 };
 
 /// Samples until every row has ended. `on_token(row, id)` sees each token as it is chosen and may
@@ -251,6 +279,7 @@ GenerateResult generate(Session<T, B>& session, const GenerateOptions& options, 
   std::vector<std::vector<std::int32_t>> next(rows, std::vector<std::int32_t>(1, 0));
   const auto start = std::chrono::steady_clock::now();
   for (index_t step = 0; step < options.max_new_tokens; ++step) {
+    bool chosen = false;
     if (options.cancel != nullptr && options.cancel->load()) {
       result.cancelled = true;
       break;
@@ -266,9 +295,11 @@ GenerateResult generate(Session<T, B>& session, const GenerateOptions& options, 
         continue;
       }
       result.ids[row].push_back(id);
+      chosen = true;
       if (on_token && !on_token(at, id)) ended[row] = true;
     }
     ++result.steps;
+    result.last_unfed = chosen;
     if (std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) break;
     if (step + 1 == options.max_new_tokens) break;  // nobody will read the next logits
     if (session.length() == session.capacity()) {
@@ -276,6 +307,7 @@ GenerateResult generate(Session<T, B>& session, const GenerateOptions& options, 
       break;
     }
     session.feed(next);
+    result.last_unfed = false;
   }
   result.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
