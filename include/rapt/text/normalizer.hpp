@@ -149,10 +149,8 @@ class Normalizer {
         });
       case Kind::clean_text:
         return map_chars(text, [](std::string& out, char32_t c) {
-          if (is_white_space(c))
-            out += ' ';
-          else if (c != 0xFFFD && !is_other(c))
-            append_utf8(out, c);
+          if (c == 0xFFFD || (is_other(c) && c != '\t' && c != '\n' && c != '\r')) return;
+          append_utf8(out, is_white_space(c) ? U' ' : c);
         });
       case Kind::space_chinese_chars:
         return map_chars(text, [](std::string& out, char32_t c) {

@@ -4,7 +4,8 @@
 // once the few differences are translated:
 //
 //   \s \S   White_Space of Unicode: PCRE2 would add U+180E, which left that class in Unicode 6.3
-//   \w \W   letters, marks, numbers, connectors: PCRE2 leaves out the marks
+//   \w \W   alphabetic characters, marks, decimal digits, connectors (Unicode TS 18); PCRE2 takes
+//           letters, numbers of all kinds and the underscore
 //   $ ^     at every line, as in Oniguruma's default syntax
 //   [a[b]]  nested sets and && do not exist in PCRE2: refused, not misread
 //
@@ -41,7 +42,7 @@ enum class SplitBehavior { removed, isolated, merged_with_previous, merged_with_
 
 /// `pattern` in PCRE2's words; `from` names the source in errors.
 inline std::string to_pcre2(std::string_view pattern, std::string_view from) {
-  constexpr std::string_view space = "\\t-\\r\\x{85}\\p{Z}", word = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
+  constexpr std::string_view space = "\\t-\\r\\x{85}\\p{Z}", word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
   std::string out;
   bool in_class = false;
   for (std::size_t i = 0; i < pattern.size(); ++i) {

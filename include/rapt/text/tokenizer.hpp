@@ -162,9 +162,9 @@ class TokenizerTables {
   std::string piece_of(std::size_t id) const {
     const std::string& token = data.tokens[id];
     const TokenType kind = data.types[id];
-    if (kind == TokenType::control || kind == TokenType::unknown) return token;
     const int byte = kind == TokenType::byte || data.byte_fallback ? byte_of_token(token) : -1;
     if (byte >= 0) return std::string(1, static_cast<char>(byte));
+    if (kind == TokenType::control || kind == TokenType::unknown) return token;
     switch (data.kind) {
       case TokenizerKind::byte_bpe: {
         std::string bytes;
