@@ -17,11 +17,11 @@ template void BackendTraits<Cuda>::attention_forward(Cuda, const Args&, const Ca
                                                      const Identity&);
 template void BackendTraits<Cuda>::attention_forward(Cuda, const Args&, const Causal&,
                                                      const SoftCap&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args&, const Window&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args&, const Window&,
-                                                     const SoftCap&);
 template void BackendTraits<Cuda>::attention_forward(Cuda, const Args&, const WindowAndSinks&,
+                                                     const Identity&);
+template void BackendTraits<Cuda>::attention_forward(Cuda, const Args&, const WindowAndSinks&,
+                                                     const SoftCap&);
+template void BackendTraits<Cuda>::attention_forward(Cuda, const Args&, const Window&,
                                                      const Identity&);
 
 }  // namespace rapt

@@ -20,8 +20,9 @@ struct IdRange {
   index_t ignored = index_t{1} << 40;
 };
 
-__global__ inline void find_bad_id_thread_per_id(TensorView<const std::int32_t, 2, Cuda> ids,
-                                                 IdRange range, unsigned long long* found) {
+template <class Id>
+__global__ void find_bad_id_thread_per_id(TensorView<const Id, 2, Cuda> ids, IdRange range,
+                                          unsigned long long* found) {
   const index_t columns = ids.extent(1), count = ids.size();
   for (index_t i = first_element(); i < count; i += element_step()) {
     const index_t id = ids(i / columns, i % columns);
@@ -42,8 +43,8 @@ inline BadId find_bad_id(Cuda backend, TensorView<const std::int32_t, 2, Cuda> i
   Scratch<Cuda> scratch(backend);
   auto* found = scratch.template tensor<unsigned long long>(Shape{1}).data();
   Traits::fill_zero(backend, found, sizeof *found);
-  launch("find_bad_id_thread_per_id", find_bad_id_thread_per_id, element_launch(ids.size()),
-         backend, ids, range, found);
+  launch("find_bad_id_thread_per_id", find_bad_id_thread_per_id<std::int32_t>,
+         element_launch(ids.size()), backend, ids, range, found);
   unsigned long long answer = 0;
   Traits::copy_to_host(backend, &answer, found, sizeof answer);
   if (answer == 0) return {false, 0, 0, 0};
