@@ -1,0 +1,15 @@
+// embedding as a kernel that writes zeros; see zero.hpp.
+#pragma once
+
+#include "rapt/core/backend.hpp"
+#include "rapt/cpu/zero.hpp"
+
+namespace rapt {
+
+template <class T>
+void BackendTraits<Cpu>::embedding(Cpu, TensorView<T, 3> out, TensorView<const T, 2>,
+                                   TensorView<const std::int32_t, 2>, accumulate_t<T>) {
+  zeroed::zero(out);
+}
+
+}  // namespace rapt
