@@ -105,15 +105,15 @@ PositionRange range_of(At at, index_t n, bool consecutive) {
   return range;
 }
 
-/// Calls f(head, positions) for each head among rows [begin, end).
+/// Calls f(head, positions, first row, end row) for each head among rows [begin, end).
 template <class F>
 void for_each_head(const RowBlock& block, index_t begin, index_t end, F f) {
   for (index_t r = begin; r < end;) {
     const index_t of_head = r / block.queries, first = r - of_head * block.queries;
     const index_t n = std::min(end - r, block.queries - first);
     const index_t* const positions = block.positions + first;
-    f(block.head + of_head,
-      range_of([=](index_t i) { return positions[i]; }, n, block.consecutive));
+    f(block.head + of_head, range_of([=](index_t i) { return positions[i]; }, n, block.consecutive),
+      r, r + n);
     r += n;
   }
 }
@@ -131,28 +131,38 @@ inline KeyRange key_range(const KeySpan& keys) {
   return {range, negative};
 }
 
+/// The verdict on the queries of one head and a tile of keys.
+template <class Mask>
+TileVerdict verdict_of_head(const Mask& mask, index_t b, index_t h, PositionRange q,
+                            const KeyRange& keys) {
+  const TileVerdict verdict = classify(mask, b, h, q, keys.range);
+  return verdict == TileVerdict::full && keys.some_invisible ? TileVerdict::partial : verdict;
+}
+
 /// The verdict on rows [begin, end) of a block and a tile of keys, over all heads among the rows.
 template <class Mask>
 TileVerdict verdict_of(const Mask& mask, index_t b, const RowBlock& block, index_t begin,
                        index_t end, const KeyRange& keys) {
   if (keys.range.empty()) return TileVerdict::skip;
-  bool any = false, all = !keys.some_invisible;
-  for_each_head(block, begin, end, [&](index_t h, PositionRange q) {
-    const TileVerdict v = classify(mask, b, h, q, keys.range);
+  bool any = false, all = true;
+  for_each_head(block, begin, end, [&](index_t h, PositionRange q, index_t, index_t) {
+    const TileVerdict v = verdict_of_head(mask, b, h, q, keys);
     any = any || v != TileVerdict::skip;
     all = all && v == TileVerdict::full;
   });
   return !any ? TileVerdict::skip : all ? TileVerdict::full : TileVerdict::partial;
 }
 
-/// A mask may watch: mask.on_tile(b, h, q, kv, verdict) is told of every tile that is computed.
-/// Tests count with it; for any other mask this is nothing.
+/// A mask may watch: mask.on_tile(b, h, q, kv, verdict) is told of every rectangle that is
+/// computed. Tests count with it; for any other mask this is nothing.
 template <class Mask>
 void report_tile(const Mask& mask, index_t b, const RowBlock& block, index_t begin, index_t end,
-                 const KeyRange& keys, TileVerdict verdict) {
-  if constexpr (requires { mask.on_tile(b, b, keys.range, keys.range, verdict); }) {
-    for_each_head(block, begin, end,
-                  [&](index_t h, PositionRange q) { mask.on_tile(b, h, q, keys.range, verdict); });
+                 const KeyRange& keys) {
+  if constexpr (requires { mask.on_tile(b, b, keys.range, keys.range, TileVerdict::full); }) {
+    for_each_head(block, begin, end, [&](index_t h, PositionRange q, index_t, index_t) {
+      const TileVerdict v = verdict_of_head(mask, b, h, q, keys);
+      if (v != TileVerdict::skip) mask.on_tile(b, h, q, keys.range, v);
+    });
   }
 }
 
@@ -175,6 +185,28 @@ bool ask_row(mask_int<A>* seen, const Mask& mask, index_t b, index_t h, index_t 
     }
   }
   return any != 0;
+}
+
+/// The same for rows [begin, end) of a block, seen[r] at `step` from seen[r - 1]. Heads that see
+/// all or nothing of the tile are not asked.
+template <class A, class Mask>
+bool ask_rows(mask_int<A>* seen, index_t step, const Mask& mask, index_t b, const RowBlock& block,
+              index_t begin, index_t end, const KeySpan& keys, const KeyRange& range) {
+  bool any = false;
+  for_each_head(block, begin, end, [&](index_t h, PositionRange q, index_t first, index_t last) {
+    const TileVerdict verdict = verdict_of_head(mask, b, h, q, range);
+    for (index_t r = first; r < last; ++r) {
+      mask_int<A>* const row = seen + (r - begin) * step;
+      if (verdict == TileVerdict::partial) {
+        any |= ask_row<A>(row, mask, b, h, block.position_of(r), keys);
+      } else {
+        const bool all = verdict == TileVerdict::full;
+        std::fill_n(row, keys.count, static_cast<mask_int<A>>(all ? -1 : 0));
+        any |= all;
+      }
+    }
+  });
+  return any;
 }
 
 /// Scores that no modifier changes stay as dot products: their factor joins the exponent's.

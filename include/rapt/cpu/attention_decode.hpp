@@ -176,7 +176,7 @@ void decode_block(const Args& args, const AttentionSequence& seq, const Mask& ma
     const KeyRange range = key_range(keys);
     const TileVerdict verdict = verdict_of(mask, seq.b, block, 0, rows, range);
     if (verdict == TileVerdict::skip) continue;
-    report_tile(mask, seq.b, block, 0, rows, range, verdict);
+    report_tile(mask, seq.b, block, 0, rows, range);
 
     // Addresses of the keys that some row sees, and whether rows differ in what they see.
     index_t index[kDecodeKeys], n = 0;
@@ -184,9 +184,7 @@ void decode_block(const Args& args, const AttentionSequence& seq, const Mask& ma
     if (verdict == TileVerdict::full) {
       for (; n < keys.count; ++n) index[n] = n;
     } else {
-      for (index_t r = 0; r < rows; ++r)
-        ask_row<A>(seen + r * kDecodeKeys, mask, seq.b, block.head_of(r), block.position_of(r),
-                   keys);
+      ask_rows<A>(seen, kDecodeKeys, mask, seq.b, block, 0, rows, keys, range);
       for (index_t j = 0; j < keys.count; ++j) {
         index_t count = 0;
         for (index_t r = 0; r < rows; ++r) count += seen[r * kDecodeKeys + j] != 0;

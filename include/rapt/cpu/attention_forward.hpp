@@ -176,7 +176,7 @@ class AttentionBlock {
           store_probabilities(begin, end, n, denominators);
           continue;
         }
-        detail::report_tile(mask_, seq_.b, block_, begin, end, range, part);
+        detail::report_tile(mask_, seq_.b, block_, begin, end, range);
         soften(begin, end, n, m, l);
         accumulate(begin, end, n, partial, o);
       }
@@ -227,14 +227,12 @@ class AttentionBlock {
       std::uint32_t tested = 0, visible = 0;
       for (index_t p = 0; p < panels; ++p) {
         const KeySpan part = keys.part(p * kPanel, std::min(kPanel, keys.count - p * kPanel));
-        const TileVerdict verdict =
-            detail::verdict_of(mask_, seq_.b, block_, first, last, detail::key_range(part));
-        if (verdict == TileVerdict::skip) continue;
+        const detail::KeyRange range = detail::key_range(part);
+        const TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block_, first, last, range);
         bool any = verdict == TileVerdict::full;
-        if (!any) {
-          for (index_t r = first; r < last; ++r)
-            any |= detail::ask_row<A>(seen_ + (r - first) * kKeyTile + p * kPanel, mask_, seq_.b,
-                                      block_.head_of(r), block_.position_of(r), part);
+        if (verdict == TileVerdict::partial) {
+          any = detail::ask_rows<A>(seen_ + p * kPanel, kKeyTile, mask_, seq_.b, block_, first,
+                                    last, part, range);
           if (any) tested |= 1u << p;
         }
         if (any) visible |= 1u << p;
