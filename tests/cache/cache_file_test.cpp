@@ -12,6 +12,7 @@
 #include "rapt/cache/kv_cache.hpp"
 #include "rapt/cache/rolling_kv_cache.hpp"
 #include "rapt/core/random.hpp"
+#include "rapt/nn/transformer_cache.hpp"
 
 namespace rapt::test {
 namespace {
@@ -137,6 +138,38 @@ TEST_F(CacheFile, RefusesACacheOfAnotherShape) {
   RollingKvCache<float> ring(kRing);
   EXPECT_THROW(load(ring, path), FormatError);
   EXPECT_THROW(load(cache, folder / "missing"), IoError);
+}
+
+TEST_F(CacheFile, CacheOfAWholeModelHasParts) {
+  ModelConfig model;
+  model.layers = 5;
+  model.kv_heads = 2;
+  model.head_dim = 3;
+  model.layer_types.resize(5);
+  for (const std::size_t local : {0u, 2u, 3u}) model.layer_types[local].window = 4;
+  nn::TransformerCache<float> cache(model, 2, 20), other(model, 2, 24);
+  const auto fill_in = [](auto& whole, index_t seq, std::uint64_t seed) {
+    detail::for_each_part(whole,
+                          [&](const std::string&, auto& part) { append(part, seq, seed++); });
+  };
+  fill_in(cache, 9, 1);
+  save(cache, folder / "model");
+  load(other, folder / "model");
+  EXPECT_EQ(other.length(), 9);
+  EXPECT_EQ(other.capacity(), 24);
+  fill_in(cache, 2, 7);
+  fill_in(other, 2, 7);
+  int parts = 0;
+  for (const index_t layer : {0, 1})
+    cache.visit(layer, [&](const auto& a) {
+      other.visit(layer, [&](const auto& b) {
+        if constexpr (std::same_as<decltype(a), decltype(b)>) {
+          expect_same(a, b);
+          ++parts;
+        }
+      });
+    });
+  EXPECT_EQ(parts, 2);
 }
 
 TEST_F(CacheFile, CorruptFilesAreRefused) {
