@@ -5,6 +5,7 @@
 #include <exception>
 #include <memory>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,11 @@ struct Word {
   bool written = false;
   Touch last_write;
   std::vector<Touch> reads;  // since the last barrier of the block
+};
+
+/// Thrown by fail(): unwinds the thread that found something, so that nothing of it is left behind.
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 
 enum class State { runnable, waiting, finished };
@@ -190,6 +196,8 @@ void thread_main() {
   Machine& m = machine();
   try {
     (*m.body)();
+  } catch (const Failure& failure) {
+    m.failure = failure.what();
   } catch (const std::exception& error) {
     if (m.failure.empty()) m.failure = detail::text("exception in a kernel: ", error.what());
   }
@@ -269,10 +277,7 @@ index_t block_index() { return machine().block; }
 index_t grid_size() { return machine().grid.blocks; }
 
 void fail(const std::string& message) {
-  Machine& m = machine();
-  m.failure = detail::text("thread ", m.current, ": ", message);
-  m.leave();
-  std::terminate();
+  throw Failure(detail::text("thread ", machine().current, ": ", message));
 }
 
 void yield() {
