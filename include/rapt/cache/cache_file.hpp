@@ -36,6 +36,9 @@ concept CacheOfParts = requires(C c, index_t layer) {
   { c.fork() } -> std::same_as<C>;
 };
 
+template <class C>
+concept SavedCache = KeyValueCache<C> || CacheOfParts<C>;
+
 namespace detail {
 
 /// f(prefix of its names, part) for every part, or for the cache itself.
@@ -102,9 +105,8 @@ void read_cache(const SafetensorsFile& file, const std::string& prefix, C& cache
 }  // namespace detail
 
 /// Writes what the cache holds; an interrupted save leaves the file that was there.
-template <class C>
-requires(KeyValueCache<C> || CacheOfParts<C>) void save(const C& cache,
-                                                        const std::filesystem::path& path) {
+template <SavedCache C>
+void save(const C& cache, const std::filesystem::path& path) {
   std::vector<TensorSpec> specs;
   const auto extents = [](const auto& view) {
     return std::vector<index_t>(view.shape().begin(), view.shape().end());
@@ -139,9 +141,8 @@ requires(KeyValueCache<C> || CacheOfParts<C>) void save(const C& cache,
 }
 
 /// Makes `cache` hold what the file holds.
-template <class C>
-requires(KeyValueCache<C> || CacheOfParts<C>) void load(C& cache,
-                                                        const std::filesystem::path& path) {
+template <SavedCache C>
+void load(C& cache, const std::filesystem::path& path) {
   const SafetensorsFile file = SafetensorsFile::open(path);
   C loaded = cache.fork();  // so that a file that does not fit changes nothing
   detail::for_each_part(loaded, [&](const std::string& prefix, auto& part) {
