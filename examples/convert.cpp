@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -17,6 +18,8 @@
 #include <string_view>
 
 #include "rapt/io.hpp"
+#include "rapt/text/gguf_tokenizer.hpp"
+#include "rapt/text/tokenizer_json.hpp"
 
 namespace {
 
@@ -27,6 +30,30 @@ void show_progress(std::string_view name, std::size_t i, std::size_t n) {
   std::fprintf(stderr, "\r\033[K%3zu%%  %.*s", 100 * i / n, static_cast<int>(name.size()),
                name.data());
   if (i + 1 == n) std::fprintf(stderr, "\r\033[K");
+}
+
+/// tokenizer.json and tokenizer_config.json from what the GGUF file says of its tokenizer. A kind
+/// that tokenizer.json has no words for is left out with a note: the weights are whole without it.
+void write_tokenizer(const rapt::GgufFile& gguf, const std::filesystem::path& to) try {
+  if (!gguf.find("tokenizer.ggml.model")) return;
+  const rapt::TokenizerData data = rapt::gguf_tokenizer_data(gguf);
+  const std::string text = rapt::tokenizer_json_text(data);
+  nlohmann::ordered_json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                                   {"add_bos_token", data.add_bos},
+                                   {"add_eos_token", data.add_eos}};
+  const auto token = [&](const char* key, std::int32_t id) {
+    if (id >= 0 && static_cast<std::size_t>(id) < data.tokens.size())
+      config[key] = data.tokens[static_cast<std::size_t>(id)];
+  };
+  token("bos_token", data.bos);
+  token("eos_token", data.eos);
+  token("unk_token", data.unk);
+  token("pad_token", data.pad);
+  if (!data.chat_template.empty()) config["chat_template"] = data.chat_template;
+  rapt::write_file(to / "tokenizer.json", text);
+  rapt::write_file(to / "tokenizer_config.json", config.dump(2) + "\n");
+} catch (const rapt::FormatError& error) {
+  std::fprintf(stderr, "note: no tokenizer.json: %s\n", error.what());
 }
 
 /// What transformers keeps beside the weights.
@@ -65,7 +92,7 @@ int main(int argc, char** argv) try {
                weights.names().size(), out.c_str(), rapt::name_of(dtype));
   rapt::export_model(weights, out, dtype, show_progress);
   if (weights.gguf())
-    std::fprintf(stderr, "note: the tokenizer stays in %s\n", model.c_str());
+    write_tokenizer(*weights.gguf(), out);
   else
     copy_tokenizer(weights.folder(), out);
   return 0;

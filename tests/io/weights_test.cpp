@@ -232,6 +232,14 @@ TEST(ExportModel, RefusesTensorsWithoutAName) {
   EXPECT_FALSE(fs::exists(folder / "out"));
 }
 
+TEST(ExportModel, NamesAFolderThatCannotBe) {
+  const ScratchFolder folder;
+  write_bytes(folder / "m.gguf", make_gguf(make_weights(false), "llama"));
+  const WeightFile file = WeightFile::open(folder / "m.gguf");
+  EXPECT_THAT([&] { export_model(file, folder / "m.gguf", DType::f32); },
+              ThrowsMessage<IoError>(HasSubstr("m.gguf")));
+}
+
 TEST(WeightFile, NamesWhatCannotBeOpened) {
   const ScratchFolder folder;
   EXPECT_THAT([&] { WeightFile::open(folder.path()); },

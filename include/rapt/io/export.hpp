@@ -120,7 +120,10 @@ inline void export_model(const WeightFile& weights, const std::filesystem::path&
     specs.push_back({name, dtype, info.shape});
   }
 
-  std::filesystem::create_directories(folder);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error)
+    throw IoError(detail::text(folder.string(), ": cannot create the folder: ", error.message()));
   SafetensorsWriter out(folder / "model.safetensors", std::move(specs), {{"format", "pt"}});
   for (std::size_t i = 0; i < names.size(); ++i) {
     const std::string& name = names[i];
