@@ -42,11 +42,11 @@ inline bool is_letter_or_number(char32_t c) {
   }
 }
 
-/// Control, format, private, surrogate or unassigned: what BERT's clean_text drops.
+/// Control, format, private or surrogate: what BERT's clean_text drops.
 inline bool is_other(char32_t c) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
     case UTF8PROC_CATEGORY_CC: case UTF8PROC_CATEGORY_CF: case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_CS: case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_CS:
       return true;
     default: return false;
   }

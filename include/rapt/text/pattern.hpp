@@ -42,7 +42,10 @@ enum class SplitBehavior { removed, isolated, merged_with_previous, merged_with_
 
 /// `pattern` in PCRE2's words; `from` names the source in errors.
 inline std::string to_pcre2(std::string_view pattern, std::string_view from) {
-  constexpr std::string_view space = "\\t-\\r\\x{85}\\p{Z}", word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+  constexpr std::string_view space = "\\t-\\r\\x{85}\\p{Z}";
+  // Oniguruma's table of Latin-1 counts superscripts and fractions as well, Unicode does not.
+  constexpr std::string_view word =
+      "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
   std::string out;
   bool in_class = false;
   for (std::size_t i = 0; i < pattern.size(); ++i) {
