@@ -44,9 +44,9 @@ TEST_F(CudaCustomMasks, DenseMasksAndBlockMapsFollowTheRow) {
   const auto table = whole_numbers(Shape{3, 1, 5, 70}, 4, 0, 1);
   const auto map = whole_numbers(Shape{1, 4, 1, 9}, 5, 0, 1);
   const auto gtable = on_gpu(table), gmap = on_gpu(map);
-  expect_matches(DenseMask(table), DenseMask(gtable));
-  expect_matches(Causal{} & BlockSparse(map, 8), Causal{} & BlockSparse(gmap, 8));
-  expect_matches(~DenseMask(table) | SinkTokens{2}, ~DenseMask(gtable) | SinkTokens{2});
+  expect_matches(DenseMask{table}, DenseMask{gtable});
+  expect_matches(Causal{} & BlockSparse{map, 8}, Causal{} & BlockSparse{gmap, 8});
+  expect_matches(~DenseMask{table} | SinkTokens{2}, ~DenseMask{gtable} | SinkTokens{2});
 }
 
 TEST_F(CudaCustomMasks, BiasesFollowTheRow) {
@@ -56,10 +56,10 @@ TEST_F(CudaCustomMasks, BiasesFollowTheRow) {
   const auto gbias = on_gpu(bias);
   const auto gslopes = on_gpu(slopes);
   const auto grelative = on_gpu(relative);
-  expect_matches(Causal{}, Causal{}, AdditiveBias(bias), AdditiveBias(gbias));
-  expect_matches(Causal{}, Causal{}, Alibi(slopes), Alibi(gslopes));
-  expect_matches(Full{}, Full{}, then(SoftCap{2}, RelativeBias(relative)),
-                 then(SoftCap{2}, RelativeBias(grelative)));
+  expect_matches(Causal{}, Causal{}, AdditiveBias{bias}, AdditiveBias{gbias});
+  expect_matches(Causal{}, Causal{}, Alibi{slopes}, Alibi{gslopes});
+  expect_matches(Full{}, Full{}, then(SoftCap{2}, RelativeBias{relative}),
+                 then(SoftCap{2}, RelativeBias{grelative}));
 }
 
 TEST_F(CudaCustomMasks, DocumentsAndPrefixesAreReadOnTheDevice) {
@@ -70,8 +70,8 @@ TEST_F(CudaCustomMasks, DocumentsAndPrefixesAreReadOnTheDevice) {
   prefixes(1) = 36;
   const auto gdocuments = on_gpu(documents);
   const auto gprefixes = on_gpu(prefixes);
-  expect_matches(Causal{} & SameDocument(documents), Causal{} & SameDocument(gdocuments));
-  expect_matches(PrefixLm(prefixes), PrefixLm(gprefixes));
+  expect_matches(Causal{} & SameDocument{documents}, Causal{} & SameDocument{gdocuments});
+  expect_matches(PrefixLm{prefixes}, PrefixLm{gprefixes});
 }
 
 TEST_F(CudaCustomMasks, LambdasAreMasksAndScores) {

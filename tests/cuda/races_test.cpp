@@ -40,7 +40,6 @@ struct Case {
   std::string kernel;
   std::vector<int> barriers_needed;
   std::function<Bits()> run;
-  friend std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.kernel; }
 };
 
 Bits run_under(const Case& c, const Options& options) {

@@ -98,8 +98,10 @@ void Fibre::restart(void (*entry)()) {
   __asan_unpoison_memory_region(stack_bottom_, stack_bytes_);
 #endif
 #if defined(RAPT_FIBRE_TSAN)
-  __tsan_destroy_fiber(tsan_);  // forget the calls that were never returned from
-  tsan_ = __tsan_create_fiber(0);
+  if (++restarts_ % 256 == 0) {  // forget the calls that were never returned from; this is slow
+    __tsan_destroy_fiber(tsan_);
+    tsan_ = __tsan_create_fiber(0);
+  }
 #endif
 #if defined(__x86_64__)
   // As if rapt_switch_stack had been called by nobody: six registers, then where to return to. At

@@ -36,7 +36,8 @@ class Fibre {
   void* memory_ = nullptr;  // guard page, then the stack
   std::size_t memory_bytes_ = 0, stack_bytes_ = 0;
   void* stack_bottom_ = nullptr;
-  void* tsan_ = nullptr;
+  [[maybe_unused]] void* tsan_ = nullptr;
+  [[maybe_unused]] unsigned restarts_ = 0;
 };
 
 }  // namespace rapt::cuda_on_host
