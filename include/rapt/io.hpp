@@ -1,7 +1,9 @@
-// The io room: model files. Not part of rapt/rapt.hpp, because reading config.json needs
-// nlohmann_json (target rapt::text); safetensors and GGUF by themselves need no package.
+// Files: the io room, and what stands between it and the others: models and caches saved and loaded.
+// Not part of rapt/rapt.hpp, because reading config.json needs nlohmann_json (target rapt::text);
+// safetensors and GGUF by themselves need no package.
 #pragma once
 
+#include "rapt/cache/cache_file.hpp"
 #include "rapt/io/atomic_file.hpp"
 #include "rapt/io/export.hpp"
 #include "rapt/io/ggml_blocks.hpp"
@@ -12,3 +14,4 @@
 #include "rapt/io/read_config.hpp"
 #include "rapt/io/safetensors.hpp"
 #include "rapt/io/weights.hpp"
+#include "rapt/nn/checkpoint.hpp"

@@ -10,6 +10,7 @@
 
 #include "rapt/attention/attention.hpp"
 #include "rapt/attention/reference.hpp"
+#include "rapt/cache/footprint.hpp"
 #include "rapt/cache/kv_cache.hpp"
 #include "rapt/cache/rolling_kv_cache.hpp"
 #include "rapt/core/convert.hpp"
@@ -17,7 +18,9 @@
 #include "rapt/core/parallel.hpp"
 #include "rapt/core/parameter.hpp"
 #include "rapt/core/print.hpp"
+#include "rapt/core/quantize.hpp"
 #include "rapt/core/random.hpp"
+#include "rapt/core/scratch.hpp"
 #include "rapt/core/tensor.hpp"
 #include "rapt/core/version.hpp"
 #include "rapt/mask/mask.hpp"

@@ -449,6 +449,10 @@ class Attention {
         throw ValueError(
             "attention: positions or probabilities are given, expected neither where "
             "sink_positions is in_cache");
+      if (cache.layers() != 1)
+        throw ValueError(detail::text("attention: the cache has ", cache.layers(),
+                                      " layers, expected 1 where sink_positions is in_cache: a chunk "
+                                      "goes in token by token"));
       const index_t seq = q.extent(1);
       for (index_t begin = 0; begin < seq;) {
         const index_t whole = std::min(seq - begin, cache.slots() - cache.length());
@@ -486,13 +490,23 @@ class Attention {
       }
     }
   }
+  /// Rotates x [batch, n, heads, dim] with row i at position place(b, i), alike in every sequence.
   template <class Place>
   void rotate_by(TensorView<T, 4, B> x, Place place, Scratch<B>& scratch) const {
-    auto rows = Tensor<std::int32_t, 2>(Shape<2>{1, x.extent(1)});
-    for (index_t i = 0; i < x.extent(1); ++i)
-      rows(0, i) = static_cast<std::int32_t>(place(0, i));
-    const auto turn = rope_->angles(scratch, backend_, as_const_view(rows));
-    rope(x, turn.cos, turn.sin, rope_->options());
+    const Shape<2> shape{1, x.extent(1)};
+    const auto turn = [&](TensorView<std::int32_t, 2> rows) {
+      for (index_t i = 0; i < x.extent(1); ++i)
+        rows(0, i) = static_cast<std::int32_t>(place(0, i));
+      const auto by = rope_->angles(scratch, backend_, as_const_view(rows));
+      rapt::rope(x, by.cos, by.sin, rope_->options());
+    };
+    // On the CPU both live on one stack, and the angles must not outlive the rows below them.
+    if constexpr (std::same_as<B, Cpu>) {
+      turn(scratch.template tensor<std::int32_t>(shape));
+    } else {
+      Scratch<Cpu> host;
+      turn(host.template tensor<std::int32_t>(shape));
+    }
   }
 
  protected:

@@ -220,3 +220,7 @@ class Transformer {
 };
 
 }  // namespace rapt::nn
+
+#ifdef RAPT_USE_INSTANCES
+#include "rapt/cpu/instances/transformer.hpp"
+#endif
