@@ -73,3 +73,7 @@ compile_jobs() {
   [ "$memory" -lt "$cores" ] && cores=$memory
   echo "$cores"
 }
+
+# Where ccache is installed, what one checkout of these sources has compiled serves every other.
+CCACHE_BASEDIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export CCACHE_BASEDIR CCACHE_NOHASHDIR=1
