@@ -1,6 +1,6 @@
-// Files: the io room, and what stands between it and the others: models and caches saved and loaded.
-// Not part of rapt/rapt.hpp, because reading config.json needs nlohmann_json (target rapt::text);
-// safetensors and GGUF by themselves need no package.
+// Files: the io room, and what stands between it and the others: models and caches saved and
+// loaded. Not part of rapt/rapt.hpp, because reading config.json needs nlohmann_json (target
+// rapt::text); safetensors and GGUF by themselves need no package.
 #pragma once
 
 #include "rapt/cache/cache_file.hpp"

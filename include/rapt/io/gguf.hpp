@@ -147,15 +147,25 @@ class GgufValue {
       return true;
     };
     switch (type) {
-      case GgufType::u8: return load(std::uint8_t{});
-      case GgufType::i8: return load(std::int8_t{});
-      case GgufType::u16: return load(std::uint16_t{});
-      case GgufType::i16: return load(std::int16_t{});
-      case GgufType::u32: return load(std::uint32_t{});
-      case GgufType::i32: return load(std::int32_t{});
-      case GgufType::u64: return load(std::uint64_t{});
-      case GgufType::i64: return load(std::int64_t{});
-      case GgufType::boolean: *out = *p != std::byte{0}; return true;
+      case GgufType::u8:
+        return load(std::uint8_t{});
+      case GgufType::i8:
+        return load(std::int8_t{});
+      case GgufType::u16:
+        return load(std::uint16_t{});
+      case GgufType::i16:
+        return load(std::int16_t{});
+      case GgufType::u32:
+        return load(std::uint32_t{});
+      case GgufType::i32:
+        return load(std::int32_t{});
+      case GgufType::u64:
+        return load(std::uint64_t{});
+      case GgufType::i64:
+        return load(std::int64_t{});
+      case GgufType::boolean:
+        *out = *p != std::byte{0};
+        return true;
       case GgufType::f32:
       case GgufType::f64: {
         double number;
@@ -166,7 +176,8 @@ class GgufValue {
         return true;
       }
       case GgufType::string:
-      case GgufType::array: break;
+      case GgufType::array:
+        break;
     }
     return false;
   }
@@ -510,15 +521,24 @@ class GgufFile {
     const GgmlTypeInfo& info = type(name);
     if (info.dtype) return detail::convert_bytes(*info.dtype, bytes, out);
     switch (info.type) {
-      case GgmlType::q4_0: return detail::dequantize_blocks<BlockQ4_0>(bytes, out);
-      case GgmlType::q4_1: return detail::dequantize_blocks<BlockQ4_1>(bytes, out);
-      case GgmlType::q5_0: return detail::dequantize_blocks<BlockQ5_0>(bytes, out);
-      case GgmlType::q5_1: return detail::dequantize_blocks<BlockQ5_1>(bytes, out);
-      case GgmlType::q8_0: return detail::dequantize_blocks<BlockQ8_0>(bytes, out);
-      case GgmlType::q4_k: return detail::dequantize_blocks<BlockQ4_K>(bytes, out);
-      case GgmlType::q5_k: return detail::dequantize_blocks<BlockQ5_K>(bytes, out);
-      case GgmlType::q6_k: return detail::dequantize_blocks<BlockQ6_K>(bytes, out);
-      default: break;
+      case GgmlType::q4_0:
+        return detail::dequantize_blocks<BlockQ4_0>(bytes, out);
+      case GgmlType::q4_1:
+        return detail::dequantize_blocks<BlockQ4_1>(bytes, out);
+      case GgmlType::q5_0:
+        return detail::dequantize_blocks<BlockQ5_0>(bytes, out);
+      case GgmlType::q5_1:
+        return detail::dequantize_blocks<BlockQ5_1>(bytes, out);
+      case GgmlType::q8_0:
+        return detail::dequantize_blocks<BlockQ8_0>(bytes, out);
+      case GgmlType::q4_k:
+        return detail::dequantize_blocks<BlockQ4_K>(bytes, out);
+      case GgmlType::q5_k:
+        return detail::dequantize_blocks<BlockQ5_K>(bytes, out);
+      case GgmlType::q6_k:
+        return detail::dequantize_blocks<BlockQ6_K>(bytes, out);
+      default:
+        break;
     }
     fail(detail::text("tensor ", detail::printable(name), " has type ", info.name,
                       ", expected one of ", readable_ggml_types()));

@@ -179,14 +179,28 @@ class JsonCursor {
     switch (const char c = text_[at_++]) {
       case '"':
       case '\\':
-      case '/': out += c; return;
-      case 'b': out += '\b'; return;
-      case 'f': out += '\f'; return;
-      case 'n': out += '\n'; return;
-      case 'r': out += '\r'; return;
-      case 't': out += '\t'; return;
-      case 'u': break;
-      default: fail("an unknown escape");
+      case '/':
+        out += c;
+        return;
+      case 'b':
+        out += '\b';
+        return;
+      case 'f':
+        out += '\f';
+        return;
+      case 'n':
+        out += '\n';
+        return;
+      case 'r':
+        out += '\r';
+        return;
+      case 't':
+        out += '\t';
+        return;
+      case 'u':
+        break;
+      default:
+        fail("an unknown escape");
     }
     std::uint32_t code = hex4();
     if (code >= 0xd800 && code < 0xdc00) {  // the first half of a surrogate pair
@@ -219,10 +233,17 @@ class JsonCursor {
     space();
     if (at_ >= text_.size()) fail("the text ends where a value is expected");
     switch (text_[at_]) {
-      case '{': object([&](const std::string&) { skip(depth + 1); }); return;
-      case '[': array([&] { skip(depth + 1); }); return;
-      case '"': string(); return;
-      default: skip_scalar();
+      case '{':
+        object([&](const std::string&) { skip(depth + 1); });
+        return;
+      case '[':
+        array([&] { skip(depth + 1); });
+        return;
+      case '"':
+        string();
+        return;
+      default:
+        skip_scalar();
     }
   }
 

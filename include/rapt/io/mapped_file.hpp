@@ -110,11 +110,16 @@ class MappedFile {
  private:
   static int advice(FileAccess access) {
     switch (access) {
-      case FileAccess::normal: break;
-      case FileAccess::sequential: return MADV_SEQUENTIAL;
-      case FileAccess::random: return MADV_RANDOM;
-      case FileAccess::will_need: return MADV_WILLNEED;
-      case FileAccess::dont_need: return MADV_DONTNEED;
+      case FileAccess::normal:
+        break;
+      case FileAccess::sequential:
+        return MADV_SEQUENTIAL;
+      case FileAccess::random:
+        return MADV_RANDOM;
+      case FileAccess::will_need:
+        return MADV_WILLNEED;
+      case FileAccess::dont_need:
+        return MADV_DONTNEED;
     }
     return MADV_NORMAL;
   }

@@ -153,10 +153,14 @@ inline Activation parse_activation(const JsonFields& fields, const char* key,
 
 inline const char* activation_name(Activation activation) {
   switch (activation) {
-    case Activation::silu: return "silu";
-    case Activation::gelu_tanh: return "gelu_pytorch_tanh";
-    case Activation::gelu_erf: return "gelu";
-    case Activation::sigmoid: break;
+    case Activation::silu:
+      return "silu";
+    case Activation::gelu_tanh:
+      return "gelu_pytorch_tanh";
+    case Activation::gelu_erf:
+      return "gelu";
+    case Activation::sigmoid:
+      break;
   }
   throw ValueError("config: activation is sigmoid, expected silu or a gelu");
 }
@@ -625,10 +629,18 @@ inline std::string write_model_config(const ModelConfig& config) {
   else
     id("eos_token_id", config.eos_ids.empty() ? -1 : config.eos_ids[0]);
   switch (config.dtype) {
-    case DType::f64: out["dtype"] = "float64"; break;
-    case DType::f16: out["dtype"] = "float16"; break;
-    case DType::bf16: out["dtype"] = "bfloat16"; break;
-    default: out["dtype"] = "float32"; break;
+    case DType::f64:
+      out["dtype"] = "float64";
+      break;
+    case DType::f16:
+      out["dtype"] = "float16";
+      break;
+    case DType::bf16:
+      out["dtype"] = "bfloat16";
+      break;
+    default:
+      out["dtype"] = "float32";
+      break;
   }
   return out.dump(2) + "\n";
 }

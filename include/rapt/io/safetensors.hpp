@@ -112,18 +112,30 @@ void convert_bytes(std::span<const std::byte> bytes, To* out) {
 template <class To>
 void convert_bytes(DType from, std::span<const std::byte> bytes, To* out) {
   switch (from) {
-    case DType::f64: return convert_bytes<To, double>(bytes, out);
-    case DType::f32: return convert_bytes<To, float>(bytes, out);
-    case DType::f16: return convert_bytes<To, half>(bytes, out);
-    case DType::bf16: return convert_bytes<To, bfloat16>(bytes, out);
-    case DType::f8_e4m3: return convert_bytes<To, float8_e4m3>(bytes, out);
-    case DType::f8_e5m2: return convert_bytes<To, float8_e5m2>(bytes, out);
-    case DType::i64: return convert_bytes<To, std::int64_t>(bytes, out);
-    case DType::i32: return convert_bytes<To, std::int32_t>(bytes, out);
-    case DType::i16: return convert_bytes<To, std::int16_t>(bytes, out);
-    case DType::i8: return convert_bytes<To, std::int8_t>(bytes, out);
-    case DType::u8: return convert_bytes<To, std::uint8_t>(bytes, out);
-    case DType::boolean: return convert_bytes<To, bool>(bytes, out);
+    case DType::f64:
+      return convert_bytes<To, double>(bytes, out);
+    case DType::f32:
+      return convert_bytes<To, float>(bytes, out);
+    case DType::f16:
+      return convert_bytes<To, half>(bytes, out);
+    case DType::bf16:
+      return convert_bytes<To, bfloat16>(bytes, out);
+    case DType::f8_e4m3:
+      return convert_bytes<To, float8_e4m3>(bytes, out);
+    case DType::f8_e5m2:
+      return convert_bytes<To, float8_e5m2>(bytes, out);
+    case DType::i64:
+      return convert_bytes<To, std::int64_t>(bytes, out);
+    case DType::i32:
+      return convert_bytes<To, std::int32_t>(bytes, out);
+    case DType::i16:
+      return convert_bytes<To, std::int16_t>(bytes, out);
+    case DType::i8:
+      return convert_bytes<To, std::int8_t>(bytes, out);
+    case DType::u8:
+      return convert_bytes<To, std::uint8_t>(bytes, out);
+    case DType::boolean:
+      return convert_bytes<To, bool>(bytes, out);
   }
 }
 
@@ -631,18 +643,30 @@ class SafetensorsWriter {
   template <class T>
   void write_as(DType dtype, std::span<const T> values) {
     switch (dtype) {
-      case DType::f64: return write_converted<double>(values);
-      case DType::f32: return write_converted<float>(values);
-      case DType::f16: return write_converted<half>(values);
-      case DType::bf16: return write_converted<bfloat16>(values);
-      case DType::f8_e4m3: return write_converted<float8_e4m3>(values);
-      case DType::f8_e5m2: return write_converted<float8_e5m2>(values);
-      case DType::i64: return write_converted<std::int64_t>(values);
-      case DType::i32: return write_converted<std::int32_t>(values);
-      case DType::i16: return write_converted<std::int16_t>(values);
-      case DType::i8: return write_converted<std::int8_t>(values);
-      case DType::u8: return write_converted<std::uint8_t>(values);
-      case DType::boolean: return write_converted<bool>(values);
+      case DType::f64:
+        return write_converted<double>(values);
+      case DType::f32:
+        return write_converted<float>(values);
+      case DType::f16:
+        return write_converted<half>(values);
+      case DType::bf16:
+        return write_converted<bfloat16>(values);
+      case DType::f8_e4m3:
+        return write_converted<float8_e4m3>(values);
+      case DType::f8_e5m2:
+        return write_converted<float8_e5m2>(values);
+      case DType::i64:
+        return write_converted<std::int64_t>(values);
+      case DType::i32:
+        return write_converted<std::int32_t>(values);
+      case DType::i16:
+        return write_converted<std::int16_t>(values);
+      case DType::i8:
+        return write_converted<std::int8_t>(values);
+      case DType::u8:
+        return write_converted<std::uint8_t>(values);
+      case DType::boolean:
+        return write_converted<bool>(values);
     }
   }
 
