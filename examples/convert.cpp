@@ -17,7 +17,9 @@
 #include <string>
 #include <string_view>
 
-#include "rapt/io.hpp"
+#include "rapt/io/atomic_file.hpp"
+#include "rapt/io/export.hpp"
+#include "rapt/io/weights.hpp"
 #include "rapt/text/gguf_tokenizer.hpp"
 #include "rapt/text/tokenizer_json.hpp"
 
