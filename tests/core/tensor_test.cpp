@@ -71,7 +71,8 @@ TEST(Tensor, CopiesDeeplyAndMovesWithoutCopying) {
   const Tensor<float, 2> c = std::move(a);
   EXPECT_EQ(c.data(), data);
   EXPECT_TRUE(a.empty());  // NOLINT(bugprone-use-after-move): a moved-from tensor is empty
-  b = b;
+  const Tensor<float, 2>& itself = b;
+  b = itself;
   EXPECT_EQ(b(0, 0), 9.f);
   b = c;
   EXPECT_EQ(b(1, 1), 3.f);
