@@ -4,8 +4,9 @@
 //   echo '[19556, 28, 905]' | tokenize --model model.gguf --decode  "Hello, world"
 //
 // One JSON string a line on stdin, one JSON array of ids a line on stdout, in step: a program may
-// write a line and read its answer. A line that is not what it should be ends the program (exit code
-// 2) and names its number. Bytes that are no UTF-8 pass into the tokenizer as they are; coming out of
+// write a line and read its answer. A line that is not what it should be ends the program (exit
+// code 2) and names its number. Bytes that are no UTF-8 pass into the tokenizer as they are; coming
+// out of
 // --decode they are U+FFFD, since JSON has no other way to say them.
 #include <CLI/CLI.hpp>
 #include <cstdint>

@@ -3,9 +3,10 @@
 //   while some neighbours (a, b) have a rule:
 //     join the pair with the smallest key; of equal keys the leftmost
 //
-// key = the merge's rank (byte_bpe, bpe) or minus the joined token's score (score_bpe). Symbols form
-// a linked list and candidate pairs a heap, so n symbols cost O(n log n): a megabyte without a blank
-// is no trap. Short pieces, nearly all of them in practice, are scanned in place, which is faster.
+// key = the merge's rank (byte_bpe, bpe) or minus the joined token's score (score_bpe). Symbols
+// form a linked list and candidate pairs a heap, so n symbols cost O(n log n): a megabyte without a
+// blank is no trap. Short pieces, nearly all of them in practice, are scanned in place, which is
+// faster.
 //
 // Source: Sennrich, Haddow, Birch 2016, arXiv:1508.07909, algorithm 1; Kudo, Richardson 2018,
 // arXiv:1808.06226 (by score).

@@ -7,7 +7,7 @@
 //   mistral   [INST] ...[/INST] and the reply bare, then </s>                   </s>
 //   phi3      <|user|>\n...<|end|>\n                                            <|end|>
 //   zephyr    <|user|>\n...</s>\n                                               </s>
-//   deepseek  <｜User｜>... and <｜Assistant｜>...<｜end▁of▁sentence｜>            <｜end▁of▁sentence｜>
+//   deepseek  <｜User｜>... and <｜Assistant｜>...<｜end▁of▁sentence｜> <｜end▁of▁sentence｜>
 //
 // A model file states its format as a Jinja program. There is no interpreter here: the program is
 // recognized by the markers in it, and its variations that matter (a default system turn, blanks
@@ -46,7 +46,8 @@ struct ChatMessage {
   std::string content;
 };
 
-/// A piece of a conversation as text; `literal` marks what people wrote, for EncodeOptions::literal.
+/// A piece of a conversation as text; `literal` marks what people wrote, for
+/// EncodeOptions::literal.
 struct ChatText {
   std::string text;
   std::vector<TextRange> literal;
@@ -63,7 +64,8 @@ class ChatFormat {
       return chat_template.find(marker) != std::string_view::npos;
     };
     if (chat_template.empty())
-      throw FormatError("chat: the model has no chat template, expected an instruction-tuned model");
+      throw FormatError(
+          "chat: the model has no chat template, expected an instruction-tuned model");
     if (has("<|im_start|>")) {
       ChatFormat format(ChatFamily::chatml);
       format.default_system_ = default_system_turn(chat_template);
@@ -74,8 +76,7 @@ class ChatFormat {
       ChatFormat format(ChatFamily::llama3);
       // Llama 3.1 and later always open with a system turn that states two dates.
       if (has("Cutting Knowledge Date: December 2023"))
-        format.system_head_ =
-            "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
+        format.system_head_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
       return format;
     }
     if (has("<｜User｜>") && has("<｜Assistant｜>")) return ChatFormat(ChatFamily::deepseek);
@@ -108,7 +109,8 @@ class ChatFormat {
       const ChatMessage& message = messages[i];
       if (message.role == "system") {
         if (i != 0)
-          throw ValueError(detail::text("chat: message ", i, " is a system turn, expected it first"));
+          throw ValueError(
+              detail::text("chat: message ", i, " is a system turn, expected it first"));
         system = message.content;
         continue;
       }
@@ -148,7 +150,8 @@ class ChatFormat {
     return text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
   }
 
-  /// The text between <|im_start|>system\n and <|im_end|> where the template holds it as one string.
+  /// The text between <|im_start|>system\n and <|im_end|> where the template holds it as one
+  /// string.
   static std::string default_system_turn(std::string_view chat_template) {
     constexpr std::string_view head = "<|im_start|>system", end = "<|im_end|>";
     for (std::size_t at = chat_template.find(head); at != std::string_view::npos;
@@ -183,15 +186,22 @@ class ChatFormat {
 
   void marked(ChatText& out, std::string_view role, std::string_view content) const {
     switch (family_) {
-      case ChatFamily::chatml: out.text += detail::text("<|im_start|>", role, "\n"); break;
-      case ChatFamily::gemma: out.text += detail::text("<start_of_turn>", role, "\n"); break;
+      case ChatFamily::chatml:
+        out.text += detail::text("<|im_start|>", role, "\n");
+        break;
+      case ChatFamily::gemma:
+        out.text += detail::text("<start_of_turn>", role, "\n");
+        break;
       case ChatFamily::llama3:
         out.text += detail::text("<|start_header_id|>", role, "<|end_header_id|>\n\n");
         break;
       case ChatFamily::phi3:
-      case ChatFamily::zephyr: out.text += detail::text("<|", role, "|>\n"); break;
+      case ChatFamily::zephyr:
+        out.text += detail::text("<|", role, "|>\n");
+        break;
       case ChatFamily::mistral:
-      case ChatFamily::deepseek: break;
+      case ChatFamily::deepseek:
+        break;
     }
     const bool trims = family_ == ChatFamily::gemma || family_ == ChatFamily::llama3;
     add_content(out, trims ? trim(content) : content);
@@ -216,7 +226,9 @@ class ChatFormat {
       case ChatFamily::zephyr:
         if (has_system) marked(out, "system", given);
         break;
-      case ChatFamily::deepseek: add_content(out, given); break;
+      case ChatFamily::deepseek:
+        add_content(out, given);
+        break;
       case ChatFamily::mistral:
         if (has_system && system_block_) {
           out.text += "[SYSTEM_PROMPT]";
@@ -224,7 +236,8 @@ class ChatFormat {
           out.text += "[/SYSTEM_PROMPT]";
         }
         break;
-      case ChatFamily::gemma: break;  // stands in the first user turn
+      case ChatFamily::gemma:
+        break;  // stands in the first user turn
     }
   }
 
@@ -246,42 +259,59 @@ class ChatFormat {
         out.text += "<｜User｜>";
         add_content(out, content);
         return;
-      default: break;
+      default:
+        break;
     }
     marked(out, "user", content);
   }
 
   void begin_reply(ChatText& out) const {
     switch (family_) {
-      case ChatFamily::chatml: out.text += "<|im_start|>assistant\n"; break;
-      case ChatFamily::gemma: out.text += "<start_of_turn>model\n"; break;
+      case ChatFamily::chatml:
+        out.text += "<|im_start|>assistant\n";
+        break;
+      case ChatFamily::gemma:
+        out.text += "<start_of_turn>model\n";
+        break;
       case ChatFamily::llama3:
         out.text += "<|start_header_id|>assistant<|end_header_id|>\n\n";
         break;
       case ChatFamily::phi3:
-      case ChatFamily::zephyr: out.text += "<|assistant|>\n"; break;
-      case ChatFamily::deepseek: out.text += "<｜Assistant｜>"; break;
-      case ChatFamily::mistral: break;
+      case ChatFamily::zephyr:
+        out.text += "<|assistant|>\n";
+        break;
+      case ChatFamily::deepseek:
+        out.text += "<｜Assistant｜>";
+        break;
+      case ChatFamily::mistral:
+        break;
     }
   }
 
   std::string end_of_turn() const {
     switch (family_) {
-      case ChatFamily::chatml: return "<|im_end|>\n";
-      case ChatFamily::gemma: return "<end_of_turn>\n";
-      case ChatFamily::llama3: return "<|eot_id|>";
-      case ChatFamily::phi3: return "<|end|>\n";
-      case ChatFamily::zephyr: return "</s>\n";
-      case ChatFamily::mistral: return "</s>";
-      case ChatFamily::deepseek: return "<｜end▁of▁sentence｜>";
+      case ChatFamily::chatml:
+        return "<|im_end|>\n";
+      case ChatFamily::gemma:
+        return "<end_of_turn>\n";
+      case ChatFamily::llama3:
+        return "<|eot_id|>";
+      case ChatFamily::phi3:
+        return "<|end|>\n";
+      case ChatFamily::zephyr:
+        return "</s>\n";
+      case ChatFamily::mistral:
+        return "</s>";
+      case ChatFamily::deepseek:
+        return "<｜end▁of▁sentence｜>";
     }
     return {};
   }
   std::string end_of_reply() const { return end_of_turn(); }
 
   ChatFamily family_;
-  std::string default_system_;  // chatml
-  std::string system_head_;     // llama3
+  std::string default_system_;                                    // chatml
+  std::string system_head_;                                       // llama3
   std::string before_user_ = "[INST] ", after_user_ = "[/INST]";  // mistral
   bool system_block_ = false;
 };
@@ -306,8 +336,8 @@ class ChatSession {
     } else {
       text = format_.next_turn(message);
     }
-    return tokenizer_.encode(
-        text.text, {.parse_special = true, .add_bos = first, .literal = text.literal});
+    return tokenizer_.encode(text.text,
+                             {.parse_special = true, .add_bos = first, .literal = text.literal});
   }
 
   /// Begins anew, with an empty cache.

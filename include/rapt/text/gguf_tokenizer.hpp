@@ -4,8 +4,8 @@
 //                          llama  SentencePiece's BPE by score; blanks are U+2581, bytes <0xNN>
 //                          bert   WordPiece; words begin with U+2581 instead of "##" inside them
 //
-// Other models (t5, rwkv, ...) are refused by name. Keys that a file leaves out have the values that
-// llama.cpp gives them, since files are written against it.
+// Other models (t5, rwkv, ...) are refused by name. Keys that a file leaves out have the values
+// that llama.cpp gives them, since files are written against it.
 //
 // Source: github.com/ggml-org/ggml, docs/gguf.md, "Tokenizer".
 #pragma once
@@ -57,9 +57,9 @@ inline TokenizerData gguf_tokenizer_data(const GgufFile& file) {
     }
   }
 
-  // Some files mark the tokens that end a turn as ordinary text. Read in the text of a stranger they
-  // would end his turn for him, so they are control tokens whatever the file says, "</s>" included,
-  // which is a tag of HTML in Gemma's vocabulary. llama.cpp does the same.
+  // Some files mark the tokens that end a turn as ordinary text. Read in the text of a stranger
+  // they would end his turn for him, so they are control tokens whatever the file says, "</s>"
+  // included, which is a tag of HTML in Gemma's vocabulary. llama.cpp does the same.
   for (std::size_t id = 0; id < data.tokens.size(); ++id) {
     TokenType& type = data.types[id];
     if (type != TokenType::normal && type != TokenType::user_defined) continue;
@@ -100,8 +100,7 @@ inline TokenizerData gguf_tokenizer_data(const GgufFile& file) {
         data.normalizers.push_back(nfc);
       }
       data.drop_unknown = true;
-      const std::vector<std::string_view> merges =
-          file.value("tokenizer.ggml.merges").strings();
+      const std::vector<std::string_view> merges = file.value("tokenizer.ggml.merges").strings();
       data.merges.reserve(merges.size());
       for (std::size_t i = 0; i < merges.size(); ++i) {
         const std::size_t blank = merges[i].find(' ', 1);
@@ -145,7 +144,8 @@ inline TokenizerData gguf_tokenizer_data(const GgufFile& file) {
       if (sep >= 0) data.suffix = {sep};
       break;
     }
-    case TokenizerKind::bpe: break;
+    case TokenizerKind::bpe:
+      break;
   }
   data.add_bos = file.boolean("tokenizer.ggml.add_bos_token", bos_by_default);
   data.add_eos = file.boolean("tokenizer.ggml.add_eos_token", false);

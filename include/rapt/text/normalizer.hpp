@@ -1,8 +1,8 @@
 // Text normalization, step by step, as tokenizer files ask for it (NormalizerStep).
 //
 // Steps see valid UTF-8 only; bytes that are none pass between them untouched. Case and composition
-// follow utf8proc's Unicode tables. Lower case is by character, without context: a capital sigma at a
-// word's end becomes the ordinary small one, as in the reference implementations.
+// follow utf8proc's Unicode tables. Lower case is by character, without context: a capital sigma at
+// a word's end becomes the ordinary small one, as in the reference implementations.
 //
 // Source: Unicode Standard Annex 15 (normalization forms); Devlin et al. 2018, arXiv:1810.04805,
 // and its tokenization.py (clean_text, ideographs, accents).
@@ -27,28 +27,40 @@ namespace rapt::detail {
 
 inline bool is_white_space(char32_t c) {
   return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-         c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 inline bool is_letter_or_number(char32_t c) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM: case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME: case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_NO: case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+    case UTF8PROC_CATEGORY_PC:
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 
 /// Control, format, private or surrogate: what BERT's clean_text drops.
 inline bool is_other(char32_t c) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
-    case UTF8PROC_CATEGORY_CC: case UTF8PROC_CATEGORY_CF: case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CO:
     case UTF8PROC_CATEGORY_CS:
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -63,10 +75,10 @@ inline bool is_cjk(char32_t c) {
 /// utf8proc's rewriting of valid UTF-8.
 inline std::string map_utf8(std::string_view text, int options) {
   utf8proc_uint8_t* mapped = nullptr;
-  const utf8proc_ssize_t length = utf8proc_map(
-      reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-      static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-      static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE));
+  const utf8proc_ssize_t length =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(text.size()), &mapped,
+                   static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
   if (length == UTF8PROC_ERROR_NOMEM) throw std::bad_alloc();
   if (length < 0)
@@ -131,15 +143,19 @@ class Normalizer {
   static std::string apply_to_run(const Compiled& compiled, std::string_view text,
                                   Matcher& matcher) {
     switch (compiled.step.kind) {
-      case Kind::nfc: return map_utf8(text, UTF8PROC_COMPOSE);
-      case Kind::nfd: return map_utf8(text, UTF8PROC_DECOMPOSE);
-      case Kind::nfkc: return map_utf8(text, UTF8PROC_COMPOSE | UTF8PROC_COMPAT);
-      case Kind::nfkd: return map_utf8(text, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
+      case Kind::nfc:
+        return map_utf8(text, UTF8PROC_COMPOSE);
+      case Kind::nfd:
+        return map_utf8(text, UTF8PROC_DECOMPOSE);
+      case Kind::nfkc:
+        return map_utf8(text, UTF8PROC_COMPOSE | UTF8PROC_COMPAT);
+      case Kind::nfkd:
+        return map_utf8(text, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
       case Kind::lowercase:
         return map_chars(text, [](std::string& out, char32_t c) {
           append_utf8(out, c == 0x130 ? U'i'
-                                      : static_cast<char32_t>(utf8proc_tolower(
-                                            static_cast<utf8proc_int32_t>(c))));
+                                      : static_cast<char32_t>(
+                                            utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
           if (c == 0x130) append_utf8(out, 0x307);  // the one letter whose lower case is two
         });
       case Kind::strip_accents:
@@ -175,7 +191,8 @@ class Normalizer {
         return out;
       }
       case Kind::strip:
-      case Kind::prepend: break;  // done by apply(): they see the text's ends, not a run's
+      case Kind::prepend:
+        break;  // done by apply(): they see the text's ends, not a run's
     }
     return std::string(text);
   }

@@ -9,9 +9,9 @@
 //   $ ^     at every line, as in Oniguruma's default syntax
 //   [a[b]]  nested sets and && do not exist in PCRE2: refused, not misread
 //
-// Patterns come from files and may be hostile: matching is bounded, and a pattern that needs more is
-// a FormatError. \p{...} follows the Unicode version of the PCRE2 installed (10.42: Unicode 14); a
-// character assigned later may be cut elsewhere than by the tokenizer's own library.
+// Patterns come from files and may be hostile: matching is bounded, and a pattern that needs more
+// is a FormatError. \p{...} follows the Unicode version of the PCRE2 installed (10.42: Unicode 14);
+// a character assigned later may be cut elsewhere than by the tokenizer's own library.
 //
 // A Pattern is immutable; a Matcher holds what one thread needs to search with it.
 #pragma once
@@ -115,11 +115,10 @@ class Pattern {
     pcre2_set_newline_8(context.get(), PCRE2_NEWLINE_LF);
     int error = 0;
     PCRE2_SIZE offset = 0;
-    code_.reset(pcre2_compile_8(
-                    reinterpret_cast<PCRE2_SPTR8>(translated.data()), translated.size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_AUTO_CAPTURE |
-                        PCRE2_NEVER_BACKSLASH_C,
-                    &error, &offset, context.get()),
+    code_.reset(pcre2_compile_8(reinterpret_cast<PCRE2_SPTR8>(translated.data()), translated.size(),
+                                PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_AUTO_CAPTURE |
+                                    PCRE2_NEVER_BACKSLASH_C,
+                                &error, &offset, context.get()),
                 [](pcre2_code_8* code) { pcre2_code_free_8(code); });
     if (!code_) {
       PCRE2_UCHAR8 why[128];
@@ -165,8 +164,8 @@ class Matcher {
     if (rc < 0) {
       PCRE2_UCHAR8 why[128];
       pcre2_get_error_message_8(rc, why, sizeof why);
-      throw FormatError(text("tokenizer: the pattern ", pattern.source(), " fails on this text: ",
-                             reinterpret_cast<const char*>(why)));
+      throw FormatError(text("tokenizer: the pattern ", pattern.source(),
+                             " fails on this text: ", reinterpret_cast<const char*>(why)));
     }
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer_8(data_.get());
     // \K in a lookahead can put the start behind the end.
@@ -201,24 +200,24 @@ inline void split_by(const Pattern& pattern, SplitBehavior behavior, bool invert
   // Runs are searched one by one, so that a look-behind cannot read a neighbouring piece, and bytes
   // that are no UTF-8 become parts of their own.
   std::size_t run_begin = whole.begin;
-  for_each_run(text.substr(whole.begin, whole.end - whole.begin), [&](std::string_view run,
-                                                                      bool valid) {
-    std::size_t done = 0, from = 0;
-    Span match{};
-    while (valid && from <= run.size() && matcher.find(pattern, run, from, match)) {
-      emit(run_begin + done, run_begin + match.begin, false);
-      emit(run_begin + match.begin, run_begin + match.end, true);
-      done = match.end;
-      from = match.end;
-      // An empty match cuts without taking anything; step over one character to go on.
-      if (match.begin == match.end) {
-        if (from == run.size()) break;
-        from += first_char(run.substr(from)).length;
-      }
-    }
-    emit(run_begin + done, run_begin + run.size(), false);
-    run_begin += run.size();
-  });
+  for_each_run(text.substr(whole.begin, whole.end - whole.begin),
+               [&](std::string_view run, bool valid) {
+                 std::size_t done = 0, from = 0;
+                 Span match{};
+                 while (valid && from <= run.size() && matcher.find(pattern, run, from, match)) {
+                   emit(run_begin + done, run_begin + match.begin, false);
+                   emit(run_begin + match.begin, run_begin + match.end, true);
+                   done = match.end;
+                   from = match.end;
+                   // An empty match cuts without taking anything; step over one character to go on.
+                   if (match.begin == match.end) {
+                     if (from == run.size()) break;
+                     from += first_char(run.substr(from)).length;
+                   }
+                 }
+                 emit(run_begin + done, run_begin + run.size(), false);
+                 run_begin += run.size();
+               });
   if (simple) return;
 
   switch (behavior) {
@@ -261,7 +260,8 @@ inline void split_by(const Pattern& pattern, SplitBehavior behavior, bool invert
       }
       break;
     }
-    case SplitBehavior::isolated: break;
+    case SplitBehavior::isolated:
+      break;
   }
 }
 

@@ -12,8 +12,9 @@
 //   draw            u uniform in [0, 1): the smallest id whose cumulative probability > u · total,
 //                   summed in double over the kept tokens in the order of their ids
 //
-// A dropped token's logit is -inf, so later stages see what is left, renormalized. This is the order
-// of Hugging Face transformers; another one can be given (llama.cpp applies temperature last).
+// A dropped token's logit is -inf, so later stages see what is left, renormalized. This is the
+// order of Hugging Face transformers; another one can be given (llama.cpp applies temperature
+// last).
 //
 //   Philox random(seed);
 //   std::int32_t id = sample(logits, previous, {.temperature = 0.7, .top_p = 0.9}, random);
@@ -105,8 +106,8 @@ inline float check_logits(std::span<const float> logits) {
     best = std::max(best, logits[i]);
   }
   if (best == kDropped)
-    throw ValueError(text("sampling: all ", logits.size(),
-                          " logits are -inf, expected at least one token"));
+    throw ValueError(
+        text("sampling: all ", logits.size(), " logits are -inf, expected at least one token"));
   return best;
 }
 
@@ -201,14 +202,17 @@ inline void process_logits(std::span<float> logits, std::span<const std::int32_t
         if (params.temperature != 1)
           for (float& z : logits) z /= static_cast<float>(params.temperature);
         break;
-      case SamplingStage::top_k: detail::keep_top_k(logits, params.top_k); break;
+      case SamplingStage::top_k:
+        detail::keep_top_k(logits, params.top_k);
+        break;
       case SamplingStage::top_p:
         detail::keep_top_p(logits, params.top_p, detail::check_logits(logits));
         break;
       case SamplingStage::min_p:
         detail::keep_min_p(logits, params.min_p, detail::check_logits(logits));
         break;
-      case SamplingStage::repetition_penalty: break;
+      case SamplingStage::repetition_penalty:
+        break;
     }
   }
 }
@@ -230,8 +234,7 @@ inline void softmax(std::span<float> probabilities, std::span<const float> logit
   double total = 0;
   for (const float z : logits) total += std::exp(static_cast<double>(z - best));
   for (std::size_t i = 0; i < logits.size(); ++i)
-    probabilities[i] =
-        static_cast<float>(std::exp(static_cast<double>(logits[i] - best)) / total);
+    probabilities[i] = static_cast<float>(std::exp(static_cast<double>(logits[i] - best)) / total);
 }
 
 /// Draws from the softmax of processed logits with u in [0, 1).
@@ -240,8 +243,7 @@ inline std::int32_t draw(std::span<const float> logits, double u) {
   std::vector<double> weights(logits.size());
   double total = 0;
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] != detail::kDropped)
-      weights[i] = std::exp(static_cast<double>(logits[i] - best));
+    if (logits[i] != detail::kDropped) weights[i] = std::exp(static_cast<double>(logits[i] - best));
     total += weights[i];
   }
   double cumulative = 0;

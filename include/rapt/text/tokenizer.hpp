@@ -1,8 +1,8 @@
 // Tokenizer: text to ids and back, for every kind of tokenizer that rapt reads.
 //
-//   rapt::Tokenizer tokenizer = rapt::load_tokenizer("model.gguf");       // text/load_tokenizer.hpp
-//   std::vector<std::int32_t> ids = tokenizer.encode("Hello", {.add_bos = true});
-//   std::string text = tokenizer.decode(ids);
+//   rapt::Tokenizer tokenizer = rapt::load_tokenizer("model.gguf");       //
+//   text/load_tokenizer.hpp std::vector<std::int32_t> ids = tokenizer.encode("Hello", {.add_bos =
+//   true}); std::string text = tokenizer.decode(ids);
 //
 // Text is bytes. Valid UTF-8 is tokenized as the model's own tokenizer does it; other bytes become
 // byte tokens where the vocabulary has them, so decode(encode(x)) == x for any x when a byte-level
@@ -78,14 +78,16 @@ class TokenizerTables {
     Encoding run{{}, {}, {}};
     if (options.add_bos) run.ids = prefix;
     bool at_start = true;
-    // What an added token leaves is normalized, searched for the tokens that want that, and encoded.
+    // What an added token leaves is normalized, searched for the tokens that want that, and
+    // encoded.
     const auto encode_normal = [&](std::string_view part) {
       if (normalizer_.empty()) return encode_text(part, at_start, run);
       const std::string normal = normalizer_(part, run.matcher);
       // Ranges mean nothing in normalized text: with some, special tokens are no longer read here.
       const bool special = options.parse_special && options.literal.empty();
-      cut_added(normal, special ? normal_all_ : normal_always_, normal_always_, {}, run,
-                [&](std::string_view rest) { encode_text(rest, at_start, run); }, at_start);
+      cut_added(
+          normal, special ? normal_all_ : normal_always_, normal_always_, {}, run,
+          [&](std::string_view rest) { encode_text(rest, at_start, run); }, at_start);
     };
     cut_added(text, options.parse_special ? raw_all_ : raw_always_, raw_always_, options.literal,
               run, encode_normal, at_start);
@@ -170,13 +172,15 @@ class TokenizerTables {
         std::string bytes;
         return kind == TokenType::normal && from_byte_alphabet(token, bytes) ? bytes : token;
       }
-      case TokenizerKind::score_bpe: return replace_all(token, kMetaspace, " ");
+      case TokenizerKind::score_bpe:
+        return replace_all(token, kMetaspace, " ");
       case TokenizerKind::word_piece:
         if (kind == TokenType::user_defined) return token;
         return token.starts_with(data.continuing_prefix) && !data.continuing_prefix.empty()
                    ? token.substr(data.continuing_prefix.size())
                    : " " + token;
-      case TokenizerKind::bpe: break;
+      case TokenizerKind::bpe:
+        break;
     }
     std::string piece = token;
     for (const auto& [from, to] : data.decode_replacements) piece = replace_all(piece, from, to);
@@ -191,14 +195,16 @@ class TokenizerTables {
     const bool byte_level = data.kind == TokenizerKind::byte_bpe;
     for (std::size_t id = 0; id < count; ++id) {
       pieces.push_back(piece_of(id));
-      const bool is_byte = byte_level ? data.types[id] == TokenType::normal && pieces[id].size() == 1
-                                      : (data.types[id] == TokenType::byte || data.byte_fallback) &&
-                                            byte_of_token(data.tokens[id]) >= 0;
+      const bool is_byte = byte_level
+                               ? data.types[id] == TokenType::normal && pieces[id].size() == 1
+                               : (data.types[id] == TokenType::byte || data.byte_fallback) &&
+                                     byte_of_token(data.tokens[id]) >= 0;
       if (!is_byte) continue;
       std::int32_t& slot = byte_ids_[static_cast<unsigned char>(pieces[id][0])];
       if (slot < 0) slot = static_cast<std::int32_t>(id);
     }
-    // What a piece of text may become: byte-level tokens by their bytes, others as they are spelled.
+    // What a piece of text may become: byte-level tokens by their bytes, others as they are
+    // spelled.
     model_ = TokenIndex(byte_level ? pieces : data.tokens, [&](std::int32_t id) {
       return !special(id) && type(id) != TokenType::byte;
     });
@@ -348,8 +354,8 @@ class TokenizerTables {
 
   void encode_piece(std::string_view piece, Encoding& run) const {
     if (piece.size() > 0x7FFFFFFFu)
-      throw ValueError(text("encode: a piece of text has ", piece.size(),
-                            " bytes, expected less than 2^31"));
+      throw ValueError(
+          text("encode: a piece of text has ", piece.size(), " bytes, expected less than 2^31"));
     if (data.kind == TokenizerKind::word_piece) return encode_word(piece, run);
     if (data.ignore_merges) {
       const std::int32_t whole = find_model(piece);
@@ -365,11 +371,10 @@ class TokenizerTables {
         return BpeJoin<float>{id < 0 ? 0.f : -data.scores[static_cast<std::size_t>(id)], id};
       });
     } else {
-      merge_by_scan<std::uint32_t>(
-          run.symbols, [&](const BpeSymbol& left, const BpeSymbol& right) {
-            const MergeTable::Rule rule = merges_.find(left.id, right.id);
-            return BpeJoin<std::uint32_t>{rule.rank, rule.joined};
-          });
+      merge_by_scan<std::uint32_t>(run.symbols, [&](const BpeSymbol& left, const BpeSymbol& right) {
+        const MergeTable::Rule rule = merges_.find(left.id, right.id);
+        return BpeJoin<std::uint32_t>{rule.rank, rule.joined};
+      });
     }
     for (const BpeSymbol& symbol : run.symbols) {
       if (symbol.id >= 0) {
@@ -398,8 +403,8 @@ class TokenizerTables {
       if (data.fuse_unknown && !symbols.empty() && symbols.back().id == data.unk)
         symbols.back().length += static_cast<std::uint32_t>(length);
       else
-        symbols.push_back({data.unk, static_cast<std::uint32_t>(begin),
-                           static_cast<std::uint32_t>(length)});
+        symbols.push_back(
+            {data.unk, static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(length)});
     };
     if (data.kind == TokenizerKind::byte_bpe) {
       for (std::size_t i = 0; i < piece.size(); ++i) {
@@ -434,7 +439,8 @@ class TokenizerTables {
     std::size_t chars = 0;
     for (std::size_t i = 0; i < word.size(); i += first_char(word.substr(i)).length) ++chars;
     const std::size_t first = run.ids.size();
-    bool known = chars <= static_cast<std::size_t>(data.max_word_chars < 0 ? 0 : data.max_word_chars);
+    bool known =
+        chars <= static_cast<std::size_t>(data.max_word_chars < 0 ? 0 : data.max_word_chars);
     std::string candidate;
     for (std::size_t begin = 0; known && begin < word.size();) {
       std::size_t end = word.size();

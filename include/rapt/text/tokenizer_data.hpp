@@ -7,8 +7,8 @@
 //   kind        the model, and how `tokens` are spelled
 //   byte_bpe    BPE by merge rank on bytes; tokens are in GPT-2's byte alphabet (text/unicode.hpp)
 //   bpe         BPE by merge rank on characters, with or without fallback to bytes
-//   score_bpe   BPE by score (SentencePiece): the pair whose joined token scores highest merges first
-//   word_piece  longest match from the left, continuations marked by a prefix (BERT)
+//   score_bpe   BPE by score (SentencePiece): the pair whose joined token scores highest merges
+//   first word_piece  longest match from the left, continuations marked by a prefix (BERT)
 #pragma once
 
 #include <cstdint>
@@ -49,7 +49,10 @@ struct AddedToken {
 /// One step of text normalization.
 struct NormalizerStep {
   enum class Kind {
-    nfc, nfd, nfkc, nfkd,
+    nfc,
+    nfd,
+    nfkc,
+    nfkd,
     lowercase,
     strip_accents,        // removes combining marks (after NFD)
     strip,                // blanks at the ends: `left`, `right`
@@ -66,9 +69,9 @@ struct NormalizerStep {
 /// One step of cutting text into the pieces that the model sees.
 struct PreTokenizerStep {
   enum class Kind {
-    split,               // by `pattern`, `behavior`, `invert`
-    prefix_space,        // a space before each piece that has none (ByteLevel's add_prefix_space)
-    metaspace,           // blanks become U+2581, and `split` cuts before them
+    split,         // by `pattern`, `behavior`, `invert`
+    prefix_space,  // a space before each piece that has none (ByteLevel's add_prefix_space)
+    metaspace,     // blanks become U+2581, and `split` cuts before them
   };
   enum class Prepend { always, first, never };
   Kind kind;
@@ -91,19 +94,20 @@ struct TokenizerData {
   std::vector<NormalizerStep> normalizers;
   std::vector<PreTokenizerStep> pre_tokenizers;
 
-  bool add_space_prefix = false;    // score_bpe: a blank before text that starts or follows an added token
-  bool byte_fallback = false;       // bpe: a character without a token becomes <0xNN> tokens
-  bool ignore_merges = false;       // bpe: a piece that is a token is that token
-  bool fuse_unknown = false;        // neighbouring unknowns become one
-  std::string continuing_prefix;    // word_piece: "##"
+  bool add_space_prefix =
+      false;  // score_bpe: a blank before text that starts or follows an added token
+  bool byte_fallback = false;         // bpe: a character without a token becomes <0xNN> tokens
+  bool ignore_merges = false;         // bpe: a piece that is a token is that token
+  bool fuse_unknown = false;          // neighbouring unknowns become one
+  std::string continuing_prefix;      // word_piece: "##"
   std::int32_t max_word_chars = 100;  // word_piece: a longer word is unknown
 
   std::vector<std::pair<std::string, std::string>> decode_replacements;  // in tokens, when decoding
-  bool decode_strips_space = false;   // a decoded text loses one leading space
+  bool decode_strips_space = false;  // a decoded text loses one leading space
 
   std::int32_t bos = -1, eos = -1, unk = -1, pad = -1;  // -1: there is none
-  bool drop_unknown = false;               // an unknown piece gives no id even where unk exists
-  bool add_bos = false, add_eos = false;   // what the file asks for
+  bool drop_unknown = false;                 // an unknown piece gives no id even where unk exists
+  bool add_bos = false, add_eos = false;     // what the file asks for
   std::vector<std::int32_t> prefix, suffix;  // instead of bos and eos, where a file lists more
   std::vector<std::int32_t> end_of_generation;  // beside eos and the usual end-of-turn tokens
   std::string chat_template;

@@ -13,8 +13,9 @@
 //                   Sequence
 //   truncation, padding: ignored; a caller decides on both
 //
-// "Refused" is a FormatError that names the part: half a tokenizer gives wrong ids, not an error. The
-// file is not trusted: sizes, ids and types are checked, and memory stays in proportion to the file.
+// "Refused" is a FormatError that names the part: half a tokenizer gives wrong ids, not an error.
+// The file is not trusted: sizes, ids and types are checked, and memory stays in proportion to the
+// file.
 //
 // tokenizer_json_text() writes byte-level BPE, and SentencePiece's BPE by score as the merges that
 // amount to it, in a form that `tokenizers` and transformers load.
@@ -158,7 +159,8 @@ class TokenizerJsonReader {
     const Json* added = optional(root_, "added_tokens");
     if (added && !added->is_array()) fail("added_tokens is no array");
     limit_ = 4 * (vocab.size() + (added ? added->size() : 0)) + 1024;
-    for (const auto& [token, id] : vocab.items()) put(as_id(id, text("token ", quote(token))), token);
+    for (const auto& [token, id] : vocab.items())
+      put(as_id(id, text("token ", quote(token))), token);
   }
 
   void read_added() {
@@ -271,12 +273,18 @@ class TokenizerJsonReader {
                      flag(part, "strip_accents", where, lower), lower);
       return;
     }
-    if (type == "NFC") step.kind = Kind::nfc;
-    else if (type == "NFD") step.kind = Kind::nfd;
-    else if (type == "NFKC") step.kind = Kind::nfkc;
-    else if (type == "NFKD") step.kind = Kind::nfkd;
-    else if (type == "Lowercase") step.kind = Kind::lowercase;
-    else if (type == "StripAccents") step.kind = Kind::strip_accents;
+    if (type == "NFC")
+      step.kind = Kind::nfc;
+    else if (type == "NFD")
+      step.kind = Kind::nfd;
+    else if (type == "NFKC")
+      step.kind = Kind::nfkc;
+    else if (type == "NFKD")
+      step.kind = Kind::nfkd;
+    else if (type == "Lowercase")
+      step.kind = Kind::lowercase;
+    else if (type == "StripAccents")
+      step.kind = Kind::strip_accents;
     else if (type == "Strip") {
       step.kind = Kind::strip;
       step.left = flag(part, "strip_left", where, true);
@@ -424,7 +432,8 @@ class TokenizerJsonReader {
                                              string(part, "content", where));
     } else if (type == "Strip") {
       const std::string content = string(part, "content", where);
-      const std::int64_t start = count(part, "start", where, 0), stop = count(part, "stop", where, 0);
+      const std::int64_t start = count(part, "start", where, 0),
+                         stop = count(part, "stop", where, 0);
       if (content != " " || start > 1 || stop != 0)
         fail(where, " removes more than one leading space, which is not supported");
       if (start == 1) data_.decode_strips_space = true;
@@ -451,7 +460,8 @@ class TokenizerJsonReader {
 /// The merges that amount to merging by score: every cut of a token into two tokens, best score
 /// first. (Tokens of equal score merge leftmost first by score, but in the order of the file by
 /// merges: a vocabulary with many equal scores may differ in rare cases.)
-inline std::vector<std::pair<std::string, std::string>> merges_of_scores(const TokenizerData& data) {
+inline std::vector<std::pair<std::string, std::string>> merges_of_scores(
+    const TokenizerData& data) {
   const TokenIndex index(data.tokens, [&](std::int32_t id) {
     return data.types.empty() || data.types[static_cast<std::size_t>(id)] == TokenType::normal;
   });
@@ -486,8 +496,8 @@ inline std::vector<std::pair<std::string, std::string>> merges_of_scores(const T
 
 }  // namespace detail
 
-/// What a tokenizer.json holds; `source` begins every error message. The ids of BOS and EOS stand in
-/// other files (text/load_tokenizer.hpp).
+/// What a tokenizer.json holds; `source` begins every error message. The ids of BOS and EOS stand
+/// in other files (text/load_tokenizer.hpp).
 inline TokenizerData tokenizer_json_data(std::string_view json,
                                          std::string source = "tokenizer.json") {
   return detail::TokenizerJsonReader(json, std::move(source)).read();
@@ -537,21 +547,36 @@ inline std::string tokenizer_json_text(const TokenizerData& data) {
   for (const auto& [token, id] : entries)
     static_cast<std::vector<std::pair<const std::string, Json>>&>(members).emplace_back(token, id);
   for (const AddedToken& token : marked)
-    added.push_back({{"id", token.id}, {"content", token.content},
-                     {"single_word", token.single_word}, {"lstrip", token.lstrip},
-                     {"rstrip", token.rstrip}, {"normalized", token.normalized},
+    added.push_back({{"id", token.id},
+                     {"content", token.content},
+                     {"single_word", token.single_word},
+                     {"lstrip", token.lstrip},
+                     {"rstrip", token.rstrip},
+                     {"normalized", token.normalized},
                      {"special", token.special}});
 
   Json normalizers = Json::array();
   for (const NormalizerStep& step : data.normalizers) {
     using Kind = NormalizerStep::Kind;
     switch (step.kind) {
-      case Kind::nfc: normalizers.push_back({{"type", "NFC"}}); break;
-      case Kind::nfd: normalizers.push_back({{"type", "NFD"}}); break;
-      case Kind::nfkc: normalizers.push_back({{"type", "NFKC"}}); break;
-      case Kind::nfkd: normalizers.push_back({{"type", "NFKD"}}); break;
-      case Kind::lowercase: normalizers.push_back({{"type", "Lowercase"}}); break;
-      case Kind::strip_accents: normalizers.push_back({{"type", "StripAccents"}}); break;
+      case Kind::nfc:
+        normalizers.push_back({{"type", "NFC"}});
+        break;
+      case Kind::nfd:
+        normalizers.push_back({{"type", "NFD"}});
+        break;
+      case Kind::nfkc:
+        normalizers.push_back({{"type", "NFKC"}});
+        break;
+      case Kind::nfkd:
+        normalizers.push_back({{"type", "NFKD"}});
+        break;
+      case Kind::lowercase:
+        normalizers.push_back({{"type", "Lowercase"}});
+        break;
+      case Kind::strip_accents:
+        normalizers.push_back({{"type", "StripAccents"}});
+        break;
       case Kind::strip:
         normalizers.push_back(
             {{"type", "Strip"}, {"strip_left", step.left}, {"strip_right", step.right}});
@@ -560,7 +585,8 @@ inline std::string tokenizer_json_text(const TokenizerData& data) {
         normalizers.push_back({{"type", "Prepend"}, {"prepend", step.content}});
         break;
       case Kind::replace:
-        normalizers.push_back({{"type", "Replace"}, {"pattern", {{"Regex", step.pattern}}},
+        normalizers.push_back({{"type", "Replace"},
+                               {"pattern", {{"Regex", step.pattern}}},
                                {"content", step.content}});
         break;
       case Kind::clean_text:
@@ -572,7 +598,9 @@ inline std::string tokenizer_json_text(const TokenizerData& data) {
   Json pre = Json::array();
   bool prefix_space = false;
   const auto split = [&](const std::string& pattern, const char* behavior, bool invert) {
-    pre.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", behavior},
+    pre.push_back({{"type", "Split"},
+                   {"pattern", {{"Regex", pattern}}},
+                   {"behavior", behavior},
                    {"invert", invert}});
   };
   for (const PreTokenizerStep& step : data.pre_tokenizers) {
@@ -596,15 +624,18 @@ inline std::string tokenizer_json_text(const TokenizerData& data) {
     if (prefix_space && !whole)
       throw FormatError("tokenizer_json_text: a space before the text needs GPT-2's split pattern");
     if (whole) pre.clear();
-    pre.push_back({{"type", "ByteLevel"}, {"add_prefix_space", prefix_space},
-                   {"trim_offsets", true}, {"use_regex", whole}});
-    decoder = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true},
+    pre.push_back({{"type", "ByteLevel"},
+                   {"add_prefix_space", prefix_space},
+                   {"trim_offsets", true},
+                   {"use_regex", whole}});
+    decoder = {{"type", "ByteLevel"},
+               {"add_prefix_space", true},
+               {"trim_offsets", true},
                {"use_regex", true}};
   } else {
     const std::string mark(detail::kMetaspace);
     if (data.add_space_prefix) normalizers.push_back({{"type", "Prepend"}, {"prepend", mark}});
-    normalizers.push_back(
-        {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", mark}});
+    normalizers.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", mark}});
     Json decoders = Json::array();
     decoders.push_back({{"type", "Replace"}, {"pattern", {{"String", mark}}}, {"content", " "}});
     decoders.push_back({{"type", "ByteFallback"}});
@@ -622,8 +653,8 @@ inline std::string tokenizer_json_text(const TokenizerData& data) {
     Json single = Json::array(), special = Json::object();
     const auto name = [&](std::int32_t id) {
       const std::string& token = data.tokens.at(static_cast<std::size_t>(id));
-      special[token] = {{"id", token}, {"ids", Json::array({id})},
-                        {"tokens", Json::array({token})}};
+      special[token] = {
+          {"id", token}, {"ids", Json::array({id})}, {"tokens", Json::array({token})}};
       single.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
     };
     for (const std::int32_t id : prefix) name(id);
@@ -631,7 +662,9 @@ inline std::string tokenizer_json_text(const TokenizerData& data) {
     for (const std::int32_t id : suffix) name(id);
     Json pair = single;
     pair.push_back({{"Sequence", {{"id", "B"}, {"type_id", 1}}}});
-    post = {{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair},
+    post = {{"type", "TemplateProcessing"},
+            {"single", single},
+            {"pair", pair},
             {"special_tokens", special}};
   }
 
@@ -639,23 +672,30 @@ inline std::string tokenizer_json_text(const TokenizerData& data) {
   for (const auto& [left, right] : byte_level ? data.merges : detail::merges_of_scores(data))
     merges.push_back(Json::array({left, right}));
   const bool has_unk = data.unk >= 0 && !data.drop_unknown;
-  Json model = {{"type", "BPE"}, {"dropout", nullptr},
+  Json model = {{"type", "BPE"},
+                {"dropout", nullptr},
                 {"unk_token", has_unk ? Json(data.tokens.at(static_cast<std::size_t>(data.unk)))
                                       : Json(nullptr)},
-                {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
-                {"fuse_unk", data.fuse_unknown || !byte_level}, {"byte_fallback", !byte_level},
-                {"ignore_merges", data.ignore_merges}, {"vocab", std::move(vocab)},
+                {"continuing_subword_prefix", nullptr},
+                {"end_of_word_suffix", nullptr},
+                {"fuse_unk", data.fuse_unknown || !byte_level},
+                {"byte_fallback", !byte_level},
+                {"ignore_merges", data.ignore_merges},
+                {"vocab", std::move(vocab)},
                 {"merges", std::move(merges)}};
   const auto sequence = [](const char* key, Json steps) {
     if (steps.empty()) return Json(nullptr);
     if (steps.size() == 1) return Json(steps[0]);
     return Json{{"type", "Sequence"}, {key, std::move(steps)}};
   };
-  Json root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr},
+  Json root = {{"version", "1.0"},
+               {"truncation", nullptr},
+               {"padding", nullptr},
                {"added_tokens", std::move(added)},
                {"normalizer", sequence("normalizers", std::move(normalizers))},
                {"pre_tokenizer", sequence("pretokenizers", std::move(pre))},
-               {"post_processor", std::move(post)}, {"decoder", std::move(decoder)},
+               {"post_processor", std::move(post)},
+               {"decoder", std::move(decoder)},
                {"model", std::move(model)}};
   return root.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

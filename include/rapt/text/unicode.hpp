@@ -1,8 +1,9 @@
 // UTF-8 by hand, and the byte alphabet of GPT-2.
 //
 // Text that reaches a tokenizer is bytes: usually UTF-8, sometimes a file cut in the middle of a
-// character, sometimes no text at all. Everything here therefore works on "runs": stretches of valid
-// UTF-8, on which Unicode rules apply, and stretches that are not, which pass through untouched.
+// character, sometimes no text at all. Everything here therefore works on "runs": stretches of
+// valid UTF-8, on which Unicode rules apply, and stretches that are not, which pass through
+// untouched.
 //
 // Valid is what Unicode says: shortest form, no surrogates, at most U+10FFFF. An invalid stretch is
 // cut as Python and browsers cut it (the "maximal subpart" of Unicode 15, table 3-8), so a decoder
@@ -99,8 +100,8 @@ void for_each_run(std::string_view text, F f) {
   }
 }
 
-/// A byte of text as a symbol of GPT-2's alphabet: printable Latin-1 stands for itself, the other 68
-/// bytes are U+0100 ... U+0143 in order, so that a vocabulary file shows no blanks or controls.
+/// A byte of text as a symbol of GPT-2's alphabet: printable Latin-1 stands for itself, the other
+/// 68 bytes are U+0100 ... U+0143 in order, so that a vocabulary file shows no blanks or controls.
 inline const std::array<char32_t, 256>& byte_alphabet() {
   static const auto table = [] {
     std::array<char32_t, 256> t{};

@@ -8,9 +8,9 @@
 //   std::cout << stream.finish();
 //
 // What comes out is always valid UTF-8; bytes that are none become U+FFFD, exactly as
-// to_valid_utf8() gives for the whole text. A stop string is not part of the output, nor is anything
-// after it; of several the one that is complete first counts (the longest, should two end there), so
-// the output does not depend on how the text was cut into tokens.
+// to_valid_utf8() gives for the whole text. A stop string is not part of the output, nor is
+// anything after it; of several the one that is complete first counts (the longest, should two end
+// there), so the output does not depend on how the text was cut into tokens.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,8 @@ class Utf8Stream {
       if (stop.empty()) throw ValueError("Utf8Stream: a stop string is empty");
   }
 
-  /// Takes bytes and gives the text that is certain now, perhaps none. After a stop string: nothing.
+  /// Takes bytes and gives the text that is certain now, perhaps none. After a stop string:
+  /// nothing.
   std::string push(std::string_view bytes) {
     if (stopped_) return {};
     held_ += bytes;
@@ -59,8 +60,8 @@ class Utf8Stream {
   bool stopped() const { return stopped_; }
 
  private:
-  /// Where the first stop string begins; npos where none is complete, and then in `certain` how much
-  /// of the text cannot be part of one.
+  /// Where the first stop string begins; npos where none is complete, and then in `certain` how
+  /// much of the text cannot be part of one.
   std::size_t find_stop(std::size_t& certain) const {
     const std::string_view text = held_;
     std::size_t begin = std::string::npos, end = std::string::npos;
