@@ -51,17 +51,23 @@ if command -v pkg-config >/dev/null; then
   quiet "$scratch/by_pkg_config"
 fi
 
-# Processor time, which a busy machine changes less than the time on the clock.
+# Processor time, the best of three: a busy machine makes the same work longer.
 budget() {  # SECONDS SOURCE
-  local TIMEFORMAT='%U %S' spent
-  spent=$({ time $compiler -std=c++20 -O2 -I "$scratch/prefix/include" \
-    $(for d in /usr/local/include/eigen3 /usr/include/eigen3; do [ -d $d ] && echo "-isystem $d"; done) \
-    -c "$2" -o "$scratch/budget.o" 2>"$scratch/log"; } 2>&1 | awk '{print $1 + $2}')
-  echo "-- compiling $(basename "$2") takes ${spent}s, expected less than $1s"
-  if [ ! -f "$scratch/budget.o" ]; then tail -20 "$scratch/log"; failed=1; fi
-  awk -v t="$spent" -v b="$1" 'BEGIN {exit !(t < b)}' || { echo "FAILED: over budget"; failed=1; }
-  rm -f "$scratch/budget.o"
+  local TIMEFORMAT='%U %S' spent best=
+  for _ in 1 2 3; do
+    rm -f "$scratch/budget.o"
+    spent=$({ time $compiler -std=c++20 -O2 -I "$scratch/prefix/include" $eigen \
+      -c "$2" -o "$scratch/budget.o" 2>"$scratch/log"; } 2>&1 | awk '{print $1 + $2}')
+    [ -f "$scratch/budget.o" ] || { echo "FAILED: $2"; tail -20 "$scratch/log"; exit 1; }
+    best=$(awk -v a="${best:-$spent}" -v b="$spent" 'BEGIN {print a < b ? a : b}')
+    awk -v t="$best" -v b="$1" 'BEGIN {exit !(t < b)}' && break
+  done
+  echo "-- compiling $(basename "$2") takes ${best}s, expected less than $1s"
+  awk -v t="$best" -v b="$1" 'BEGIN {exit !(t < b)}' || { echo "FAILED: over budget"; failed=1; }
 }
+eigen=$(for d in /usr/local/include/eigen3 /usr/include/eigen3; do
+  [ ! -d $d ] || echo "-isystem $d"
+done | head -1)
 budget 6 "$here/consumer/attend.cpp"
 budget 15 "$here/consumer/main.cpp"
 
