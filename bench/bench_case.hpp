@@ -1,0 +1,141 @@
+// A benchmark's name is its case: attention/pass:forward/dtype:fp32/.../threads:1. What the
+// benchmarks of attention share: reading such a name, the machine's own peaks, and the main
+// program.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "rapt/core/parallel.hpp"
+#include "rapt/core/tensor.hpp"
+#include "rapt/cpu/simd.hpp"
+
+namespace rapt::bench {
+
+/// key:value parts of a name, with defaults for the keys that are missing.
+class Case {
+ public:
+  std::string name;
+
+  Case(std::string full_name, std::map<std::string, std::string> defaults)
+      : name(std::move(full_name)), values_(std::move(defaults)) {
+    for (std::size_t at = name.find('/'); at != std::string::npos;) {
+      const std::size_t end = name.find('/', at + 1);
+      const std::string part = name.substr(at + 1, end == std::string::npos ? end : end - at - 1);
+      const std::size_t colon = part.find(':');
+      if (colon == std::string::npos || !values_.contains(part.substr(0, colon)))
+        fail("case '" + name + "' has '" + part + "', expected key:value with one of" + keys());
+      values_[part.substr(0, colon)] = part.substr(colon + 1);
+      at = end;
+    }
+  }
+
+  const std::string& text(const std::string& key) const { return values_.at(key); }
+  index_t number(const std::string& key) const {
+    const std::string& value = values_.at(key);
+    char* end = nullptr;
+    const long long n = std::strtoll(value.c_str(), &end, 10);
+    if (value.empty() || *end != '\0' || n < 1)
+      fail("case '" + name + "' has " + key + ":" + value + ", expected a positive number");
+    return n;
+  }
+  /// Ends the program: the value is none of those that exist.
+  [[noreturn]] void refuse(const std::string& key, const std::string& expected) const {
+    fail("case '" + name + "' has " + key + ":" + values_.at(key) + ", expected " + expected);
+  }
+  [[noreturn]] static void fail(const std::string& message) {
+    std::fprintf(stderr, "%s\n", message.c_str());
+    std::exit(2);
+  }
+
+ private:
+  std::string keys() const {
+    std::string out;
+    for (const auto& [key, value] : values_) out += " " + key;
+    return out;
+  }
+  std::map<std::string, std::string> values_;
+};
+
+inline double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Multiply-adds a second of one core, times 2: twelve independent chains of vectors.
+inline double fma_peak() {
+  using V = cpu::Vec<float>;
+  constexpr int kChains = 12, kSteps = 100000;
+  V sums[kChains];
+  for (V& s : sums) s = V::zero();
+  const V a = V::broadcast(0.999f), b = V::broadcast(1e-3f);
+  double best = 1e9;
+  for (int round = 0; round < 7; ++round) {
+    const double start = seconds();
+    for (int n = 0; n < kSteps; ++n) {
+#pragma GCC unroll 12
+      for (int i = 0; i < kChains; ++i) sums[i] = fma(sums[i], a, b);
+    }
+    best = std::min(best, seconds() - start);
+  }
+  V total = V::zero();
+  for (const V& s : sums) total = total + s;
+  benchmark::DoNotOptimize(sum(total));
+  return 2.0 * kChains * V::kLanes * kSteps / best;
+}
+
+/// Bytes a second of one core that only reads them.
+inline double read_rate(const void* data, std::size_t bytes) {
+  using V = cpu::Vec<float>;
+  const auto* p = static_cast<const float*>(data);
+  const std::size_t n = bytes / sizeof(float), step = 8 * V::kLanes;
+  V sums[8];
+  for (V& s : sums) s = V::zero();
+  const double start = seconds();
+  for (std::size_t i = 0; i + step <= n; i += step) {
+#pragma GCC unroll 8
+    for (std::size_t c = 0; c < 8; ++c) sums[c] = max(sums[c], V::load(p + i + c * V::kLanes));
+  }
+  const double took = seconds() - start;
+  V total = V::zero();
+  for (const V& s : sums) total = total + s;
+  benchmark::DoNotOptimize(sum(total));
+  return static_cast<double>(bytes) / took;
+}
+
+/// Takes --case NAME out of the arguments, registers those cases, or the built-in ones, and runs.
+template <class Register>
+int main_of(int argc, char** argv, const std::vector<std::string>& built_in, Register add) {
+  std::vector<std::string> names;
+  std::vector<char*> rest;
+  for (int i = 0; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--help") {
+      std::printf("%s [--case NAME]... [flags of Google Benchmark]\n\nNAME is like\n  %s\n\n",
+                  argv[0], built_in.front().c_str());
+    }
+    if (argument == "--case") {
+      if (++i == argc) Case::fail("--case has no value, expected the name of a case");
+      names.emplace_back(argv[i]);
+    } else if (argument.rfind("--case=", 0) == 0) {
+      names.push_back(argument.substr(7));
+    } else {
+      rest.push_back(argv[i]);
+    }
+  }
+  for (const std::string& name : names.empty() ? built_in : names) add(name);
+  int count = static_cast<int>(rest.size());
+  benchmark::Initialize(&count, rest.data());
+  if (benchmark::ReportUnrecognizedArguments(count, rest.data())) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
+
+}  // namespace rapt::bench

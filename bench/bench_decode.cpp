@@ -1,0 +1,152 @@
+// attention() for one new token against a cache. Bound by reading K and V once: read bytes/s, and
+// peak_share, the part of the rate at which one core reads the same bytes and does nothing with
+// them.
+//
+//   state:hot   one cache, over and over     cold   as many caches as it takes to leave every cache
+//   level cache:contiguous   rows one after the other     rolling   a ring, with the positions of
+//   its slots
+//         paged        pages of 16 tokens in a shuffled order
+#include "bench_case.hpp"
+#include "rapt/attention/attention.hpp"
+#include "rapt/core/random.hpp"
+
+namespace rapt::bench {
+namespace {
+
+template <class T>
+void decode(benchmark::State& state, const Case& c) {
+  const index_t batch = c.number("batch"), heads = c.number("heads");
+  const index_t kv_heads = c.number("kv_heads"), dim = c.number("head_dim");
+  const index_t q_len = c.number("q_len"), kv_len = c.number("kv_len");
+  const auto threads = static_cast<int>(c.number("threads"));
+  const std::string &cache = c.text("cache"), &mask = c.text("mask");
+  if (cache != "contiguous" && cache != "rolling" && cache != "paged")
+    c.refuse("cache", "contiguous, rolling or paged");
+  if (c.text("state") != "hot" && c.text("state") != "cold") c.refuse("state", "hot or cold");
+  index_t window = kv_len;
+  if (mask != "causal") {
+    window =
+        std::min(kv_len, index_t{std::atoll(mask.c_str() + std::min<std::size_t>(6, mask.size()))});
+    if (mask.rfind("window", 0) != 0 || window < 1)
+      c.refuse("mask", "causal or windowN with a positive N");
+  }
+
+  constexpr index_t kPage = 16;
+  const index_t pages = (kv_len + kPage - 1) / kPage;
+  const Shape<4> shape = cache == "paged" ? Shape<4>{batch * pages, kPage, kv_heads, dim}
+                                          : Shape<4>{batch, kv_len, kv_heads, dim};
+  Tensor<T, 4> q({batch, q_len, heads, dim}), out(q.shape());
+  Philox random(1);
+  fill_normal(q, random);
+  const std::size_t bytes = 2 * static_cast<std::size_t>(shape.size()) * sizeof(T);
+  const std::size_t copies =
+      c.text("state") == "hot" ? 1 : std::max<std::size_t>(2, (256u << 20) / bytes);
+  std::vector<Tensor<T, 4>> keys(copies, Tensor<T, 4>(shape)), values;
+  fill_normal(keys[0], random);
+  for (Tensor<T, 4>& k : keys) k = keys[0];
+  values = keys;
+
+  AttentionOptions<Tensor<T, 4>> options;
+  Tensor<std::int32_t, 1> lengths({batch});
+  Tensor<std::int32_t, 2> table({batch, pages}), q_positions({batch, q_len});
+  Tensor<std::int32_t, 2> kv_positions({batch, kv_len});
+  for (index_t b = 0; b < batch; ++b) {
+    lengths(b) = static_cast<std::int32_t>(kv_len);
+    for (index_t n = 0; n < pages;
+         ++n)  // 7919 is a prime: every page once, far from the one before
+      table(b, n) = static_cast<std::int32_t>(b * pages + (n * 7919 % pages));
+    if (pages % 7919 == 0)
+      for (index_t n = 0; n < pages; ++n) table(b, n) = static_cast<std::int32_t>(b * pages + n);
+    for (index_t i = 0; i < q_len; ++i)
+      q_positions(b, i) = static_cast<std::int32_t>(2 * kv_len - q_len + i);
+    for (index_t j = 0; j < kv_len; ++j)  // the ring's oldest token is in its middle
+      kv_positions(b, j) = static_cast<std::int32_t>(kv_len + (j + kv_len / 2) % kv_len);
+  }
+  if (cache == "paged") {
+    options.kv_lengths = lengths;
+    options.block_table = table;
+  } else if (cache == "rolling") {
+    options.q_positions = q_positions;
+    options.kv_positions = kv_positions;
+  }
+
+  const int before = num_threads();
+  set_num_threads(threads);
+  double reading = 0;
+  for (int round = 0; round < 3; ++round)
+    for (std::size_t n = 0; n < copies; ++n)
+      reading = std::max(reading, read_rate(keys[n].data(), keys[n].bytes()));
+  std::size_t at = 0;
+  for (auto _ : state) {
+    if (window < kv_len)
+      attention(out, q, keys[at], values[at], Causal{} & SlidingWindow{window}, Identity{},
+                options);
+    else
+      attention(out, q, keys[at], values[at], Causal{}, Identity{}, options);
+    benchmark::DoNotOptimize(out.data());
+    at = at + 1 == copies ? 0 : at + 1;
+  }
+  set_num_threads(before);
+  const double seen =
+      static_cast<double>(bytes) * static_cast<double>(window) / static_cast<double>(kv_len);
+  const auto rate = [&](double amount) {
+    return benchmark::Counter(amount, benchmark::Counter::kIsIterationInvariantRate);
+  };
+  state.counters["FLOP/s"] = rate(4.0 * static_cast<double>(batch * q_len * heads * dim * window));
+  state.counters["bytes/s"] = rate(seen);
+  state.counters["tokens/s"] = rate(static_cast<double>(batch * q_len));
+  state.counters["peak_share"] = rate(seen / (reading * threads));
+}
+
+void run(benchmark::State& state, const Case& c) {
+  const std::string& dtype = c.text("dtype");
+  if (dtype == "fp32")
+    decode<float>(state, c);
+  else if (dtype == "bf16")
+    decode<bfloat16>(state, c);
+  else if (dtype == "fp16")
+    decode<half>(state, c);
+  else
+    c.refuse("dtype", "fp32, bf16 or fp16");
+}
+
+std::string name_of_case(const char* dtype, int heads, int kv_heads, int dim, int kv_len,
+                         const char* cache, const char* temperature) {
+  return std::string("decode/dtype:") + dtype + "/batch:1/heads:" + std::to_string(heads) +
+         "/kv_heads:" + std::to_string(kv_heads) + "/head_dim:" + std::to_string(dim) +
+         "/q_len:1/kv_len:" + std::to_string(kv_len) + "/mask:causal/cache:" + cache +
+         "/state:" + temperature + "/threads:1";
+}
+
+}  // namespace
+}  // namespace rapt::bench
+
+int main(int argc, char** argv) {
+  using namespace rapt::bench;
+  std::vector<std::string> cases;
+  for (const char* dtype : {"fp32", "bf16", "fp16"}) {
+    cases.push_back(name_of_case(dtype, 8, 2, 64, 2048, "contiguous", "hot"));
+    cases.push_back(name_of_case(dtype, 8, 2, 64, 8192, "contiguous", "cold"));
+    cases.push_back(name_of_case(dtype, 32, 8, 128, 8192, "contiguous", "cold"));
+  }
+  cases.push_back(name_of_case("fp32", 8, 2, 64, 2048, "rolling", "hot"));
+  cases.push_back(name_of_case("fp32", 8, 2, 64, 2048, "paged", "hot"));
+  cases.push_back(name_of_case("fp32", 8, 2, 64, 8192, "paged", "cold"));
+  return main_of(argc, argv, cases, [](const std::string& name) {
+    const Case c(name, {{"pass", "forward"},
+                        {"dtype", "fp32"},
+                        {"batch", "1"},
+                        {"heads", "8"},
+                        {"kv_heads", "2"},
+                        {"head_dim", "64"},
+                        {"q_len", "1"},
+                        {"kv_len", "2048"},
+                        {"mask", "causal"},
+                        {"cache", "contiguous"},
+                        {"state", "hot"},
+                        {"threads", "1"}});
+    benchmark::RegisterBenchmark(name.c_str(), [c](benchmark::State& state) { run(state, c); })
+        ->UseRealTime()
+        ->Unit(benchmark::kMicrosecond);
+  });
+}
