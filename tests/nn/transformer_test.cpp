@@ -95,6 +95,16 @@ TEST(Transformer, LocalLayersKeepTheirWindowOnly) {
   EXPECT_EQ(cache.bytes(), 3 * token * (64 + 4 + 4));
 }
 
+TEST(Transformer, FootprintIsWhatTheCacheAllocatesAndReads) {
+  const auto model = random_model(families()[1]);
+  auto cache = model.make_cache(2, 32);
+  model.forward(ids_of(2, 32), cache);
+  const Footprint lens = model.footprint(32, 2);
+  EXPECT_EQ(lens.bytes_stored, cache.bytes());
+  EXPECT_EQ(2 * lens.bytes_read_per_query, cache.bytes_read_per_token());
+  EXPECT_EQ(lens.layers, 3);
+}
+
 TEST(Transformer, FullCacheThrowsAndStaysAsItWas) {
   const auto model = random_model(small());
   const auto ids = ids_of(1, 12);

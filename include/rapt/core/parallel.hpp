@@ -100,7 +100,7 @@ class ThreadPool {
     if (s.sleepers.load(std::memory_order_seq_cst) > 0) s.wake.notify_all();
     work(s, 0);
     for (int spins = 0; s.remaining.load(std::memory_order_acquire) > 0; ++spins) {
-      if (spins < kSpins)
+      if (spins < s.spins)
         pause();
       else
         std::this_thread::yield();
@@ -110,7 +110,7 @@ class ThreadPool {
   }
 
  private:
-  static constexpr int kSpins = 20000;  // roughly 50-100 microseconds
+  static constexpr int kSpins = 2000;  // roughly 50-100 microseconds
 
   struct Shared {
     std::mutex owner;  // held by the caller whose loop is running
@@ -120,6 +120,7 @@ class ThreadPool {
     std::atomic<int> sleepers{0};
     std::atomic<int> remaining{0};
     std::atomic<bool> stopping{false};
+    std::atomic<int> spins{kSpins};  // 0 where there are more threads than cores to spin on
     Task task = nullptr;
     void* context = nullptr;
     int workers = 0;
@@ -150,6 +151,10 @@ class ThreadPool {
       const long n = std::strtol(text, &end, 10);
       if (end != text && *end == '\0' && n >= 1 && n <= 4096) return static_cast<int>(n);
     }
+    return usable_cores();
+  }
+
+  static int usable_cores() {
 #if defined(__linux__)
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
@@ -183,6 +188,7 @@ class ThreadPool {
   void start(int threads) {
     if (static_cast<int>(threads_.size()) == threads - 1) return;
     shared_->errors.resize(static_cast<std::size_t>(threads));
+    shared_->spins.store(threads > usable_cores() ? 0 : kSpins);
     const std::uint64_t generation = shared_->generation.load();
     try {
       for (int worker = static_cast<int>(threads_.size()) + 1; worker < threads; ++worker)
@@ -214,7 +220,8 @@ class ThreadPool {
     Shared& s = *shared;
     for (;;) {
       std::uint64_t now = s.generation.load(std::memory_order_acquire);
-      for (int spins = 0; now == seen && spins < kSpins; ++spins) {
+      const int patience = s.spins.load(std::memory_order_relaxed);
+      for (int spins = 0; now == seen && spins < patience; ++spins) {
         pause();
         now = s.generation.load(std::memory_order_acquire);
       }

@@ -27,6 +27,7 @@
 #include <string>
 
 #include "rapt/attention/attention.hpp"
+#include "rapt/cache/footprint.hpp"
 #include "rapt/cache/kv_cache.hpp"
 #include "rapt/cache/rolling_kv_cache.hpp"
 #include "rapt/core/kinds.hpp"
@@ -137,6 +138,19 @@ class Attention {
                           .head_dim = head_dim(),
                           .value_dim = value_dim()},
                          backend_);
+  }
+
+  /// What this layer's cache keeps and what a decoded token reads at a context (cache/footprint.hpp).
+  Footprint footprint(index_t context, index_t batch = 1) const {
+    return rapt::footprint(KvGeometry{.heads = heads(),
+                                      .kv_heads = kv_heads(),
+                                      .head_dim = head_dim(),
+                                      .value_dim = value_dim(),
+                                      .element_bytes = static_cast<index_t>(sizeof(T)),
+                                      .window = config_.window < context ? config_.window : 0,
+                                      .sink_tokens = config_.sink_tokens,
+                                      .batch = batch},
+                           context);
   }
 
   /// y = attention of x alone.

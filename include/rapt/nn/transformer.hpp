@@ -69,6 +69,13 @@ class Transformer {
     return Cache(config_, batch, capacity, backend_);
   }
 
+  /// The lens over all layers: what the cache keeps and what a decoded token reads at a context.
+  Footprint footprint(index_t context, index_t batch = 1) const {
+    Footprint total;
+    for (const auto& block : blocks_) total += block.attention().footprint(context, batch);
+    return total;
+  }
+
   /// h [batch, seq, d_model] = the normed residual stream after the last block: what the output
   /// matrix multiplies. With a cache the new tokens are appended to it. Throws CapacityError when it
   /// is full, ValueError for an id outside the vocabulary; the cache is then as it was.
