@@ -14,6 +14,7 @@
 // arXiv:2311.01282.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -159,7 +160,9 @@ void decode_block(const Args& args, const AttentionSequence& seq, const Mask& ma
 
   A* const q = scratch.tensor<A>(Shape<2>{rows, q_step}).data();
   A* const s = scratch.tensor<A>(Shape<2>{rows, kDecodeKeys}).data();
-  A* const factor = scratch.tensor<A>(Shape<1>{rows}).data();
+  A* const factor = scratch.tensor<A>(Shape<1>{rows + V::kLanes}).data();
+  A* const top = scratch.tensor<A>(Shape<1>{rows + V::kLanes}).data();
+  std::fill_n(top, rows + V::kLanes, kNone);
   mask_int<A>* const seen = scratch.tensor<mask_int<A>>(Shape<2>{rows, kDecodeKeys}).data();
   for (index_t r = 0; r < rows; ++r) {
     const T* const from = args.q.data() + seq.row * args.q.stride(0) +
@@ -204,6 +207,7 @@ void decode_block(const Args& args, const AttentionSequence& seq, const Mask& ma
     for (index_t j = n; j < kDecodeKeys; ++j) k_rows[j] = k_rows[n - 1];
 
     dot_keys(s, kDecodeKeys, q, q_step, rows, k_rows, n, dim);
+    const index_t whole = round_up(n, V::kLanes);
     for (index_t r = 0; r < rows; ++r) {
       A* const row = s + r * kDecodeKeys;
       if constexpr (!is_identity<Score>) {
@@ -216,10 +220,12 @@ void decode_block(const Args& args, const AttentionSequence& seq, const Mask& ma
         for (index_t j = 0; j < n; ++j)
           if (seen[r * kDecodeKeys + j] == 0) row[j] = kNone;
       }
-      const index_t whole = round_up(n, V::kLanes);
       for (index_t j = n; j < whole; ++j) row[j] = kNone;
-      soften_row(row, 0, whole, units.unit(), m[r], l[r], factor[r]);
+      top[r] = row_top(row, 0, whole);
     }
+    raise_rows(m, l, factor, top, rows, units.unit());
+    for (index_t r = 0; r < rows; ++r)
+      l[r] += soften_row(s + r * kDecodeKeys, 0, whole, m[r], units.unit());
     if (mixed)
       weigh_values<true>(o, value_step, factor, s, kDecodeKeys, seen, rows, v_rows, n, value_dim);
     else

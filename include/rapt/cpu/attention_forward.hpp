@@ -296,14 +296,24 @@ class AttentionBlock {
             std::min<index_t>(std::bit_width(panels) * kPanel, detail::round_up(n, V::kLanes))};
   }
 
+  /// Scores become weights: first all maxima, then all exponentials, so that neither waits for a
+  /// sum across lanes.
   void soften(index_t begin, index_t end, index_t n, A* m, A* l) {
     const A unit = units_.unit();
+    A tops[kRowTile + V::kLanes];
+    std::fill_n(tops, kRowTile + V::kLanes, kNone);
     for (index_t r = begin; r < end; ++r) {
       const std::uint32_t panels = panels_[(r - begin) / kGroup];
       if (panels == 0) continue;
       const Columns columns = columns_of(panels, n);
-      detail::soften_row(row(r - begin), columns.begin, columns.end, unit, m[r], l[r],
-                         factors_[r - begin]);
+      tops[r - begin] = detail::row_top(row(r - begin), columns.begin, columns.end);
+    }
+    detail::raise_rows(m + begin, l + begin, factors_, tops, end - begin, unit);
+    for (index_t r = begin; r < end; ++r) {
+      const std::uint32_t panels = panels_[(r - begin) / kGroup];
+      if (panels == 0) continue;
+      const Columns columns = columns_of(panels, n);
+      l[r] += detail::soften_row(row(r - begin), columns.begin, columns.end, m[r], unit);
     }
   }
 
@@ -352,7 +362,7 @@ class AttentionBlock {
   index_t tile_begin_ = 0;
   bool finite_ = true;
   std::uint32_t panels_[kRowTile / kGroup] = {};
-  A factors_[kRowTile] = {};
+  A factors_[kRowTile + V::kLanes] = {};
 };
 
 /// How one sequence is cut: blocks of rows, and splits of the keys.

@@ -175,26 +175,45 @@ template <class A, class T>
   return sum(difference) == A(0);
 }
 
-/// One row of a score tile becomes weights: m' = max(m, s), e = exp2((s - m') unit), and the sum of
-/// e. Columns [begin, end) are whole vectors; what is hidden or beyond the keys holds minus
-/// infinity. `unit` turns a score into an exponent of 2.
+/// Largest of columns [begin, end) of a row of scores; whole vectors.
 template <class A>
-inline void soften_row(A* s, index_t begin, index_t end, A unit, A& m, A& l, A& factor) {
+inline A row_top(const A* s, index_t begin, index_t end) {
   using V = Vec<A>;
-  constexpr A kNone = -std::numeric_limits<A>::infinity();
   V top = V::load(s + begin);
   for (index_t j = begin + V::kLanes; j < end; j += V::kLanes) top = max(top, V::load(s + j));
-  const A m_new = std::max(m, largest(top));
-  const V reference = V::broadcast(m_new == kNone ? A(0) : m_new), u = V::broadcast(unit);
+  return largest(top);
+}
+
+/// For n rows (arrays padded to a whole vector): m' = max(m, top), factor = exp2((m - m') unit), l
+/// times factor. `unit` turns a score into an exponent of 2.
+template <class A>
+inline void raise_rows(A* m, A* l, A* factor, const A* top, index_t n, A unit) {
+  using V = Vec<A>;
+  for (index_t r = 0; r < n; r += V::kLanes) {
+    const index_t left = n - r;
+    const V before = load_lanes<A>(m + r, left), after = max(before, V::load(top + r));
+    // Minus infinity minus itself is NaN, so the reference is a finite number.
+    const V reference = max(after, V::broadcast(std::numeric_limits<A>::lowest()));
+    const V f = exp2_flushed((before - reference) * V::broadcast(unit));
+    f.store(factor + r);
+    store_lanes(after, m + r, left);
+    store_lanes(load_lanes<A>(l + r, left) * f, l + r, left);
+  }
+}
+
+/// e = exp2((s - m) unit) over columns [begin, end) of a row, in place. Returns their sum.
+template <class A>
+inline A soften_row(A* s, index_t begin, index_t end, A m, A unit) {
+  using V = Vec<A>;
+  const V reference = V::broadcast(std::max(m, std::numeric_limits<A>::lowest()));
+  const V u = V::broadcast(unit);
   V total = V::zero();
   for (index_t j = begin; j < end; j += V::kLanes) {
     const V e = exp2_flushed((V::load(s + j) - reference) * u);
     e.store(s + j);
     total = total + e;
   }
-  factor = m_new == m ? A(1) : std::exp2((m - m_new) * unit);  // m = -inf gives 0
-  l = l * factor + sum(total);
-  m = m_new;
+  return sum(total);
 }
 
 }  // namespace detail
