@@ -219,7 +219,9 @@ TEST(AttentionModule, ProbabilitiesSumToOneOverWhatIsSeen) {
   for (index_t i = 0; i < kSeq; ++i) {
     double sum = 0;
     for (index_t j = 0; j < kSeq; ++j) {
-      if (j > i) EXPECT_EQ(p(1, 3, i, j), 0.f);
+      if (j > i) {
+        EXPECT_EQ(p(1, 3, i, j), 0.f);
+      }
       sum += static_cast<double>(p(1, 3, i, j));
     }
     EXPECT_NEAR(sum, 1, 1e-5);

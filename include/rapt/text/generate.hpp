@@ -247,9 +247,9 @@ class Session {
 
 struct GenerateOptions {
   index_t max_new_tokens = 128;
-  SamplingParams sampling;
-  std::vector<std::int32_t> end_ids;            // any of them ends its row; it is not part of the text
-  const std::atomic<bool>* cancel = nullptr;    // looked at before every token
+  SamplingParams sampling = {};
+  std::vector<std::int32_t> end_ids = {};     // any of them ends its row; it is not part of the text
+  const std::atomic<bool>* cancel = nullptr;  // looked at before every token
 };
 
 struct GenerateResult {
