@@ -59,8 +59,7 @@ void print(const Flags& flags, const char* name, const Tensor<float, 3>& x,
   }
   std::printf("%-15s %s -> %s  %8lld parameters", name, shape_of(x).c_str(), shape_of(y).c_str(),
               static_cast<long long>(parameters));
-  if (cache_bytes >= 0)
-    std::printf("  cache %8lld bytes", static_cast<long long>(cache_bytes));
+  if (cache_bytes >= 0) std::printf("  cache %8lld bytes", static_cast<long long>(cache_bytes));
   std::printf("\n");
 }
 
@@ -138,11 +137,11 @@ void compare(const Flags& flags, const Tensor<float, 3>& x) {
   const double slow = seconds_of([&] { stack.forward(x); });
   const double fast = seconds_of([&] { fused.forward(x); });
   if (flags.json)
-    std::printf("%s\n", nlohmann::json{{"stack_seconds", slow},
-                                       {"fused_seconds", fast},
-                                       {"ratio", slow / fast}}
-                            .dump()
-                            .c_str());
+    std::printf(
+        "%s\n",
+        nlohmann::json{{"stack_seconds", slow}, {"fused_seconds", fast}, {"ratio", slow / fast}}
+            .dump()
+            .c_str());
   else
     std::printf("stack of heads %.3f ms, fused %.3f ms: %.1f times as fast\n", slow * 1e3,
                 fast * 1e3, slow / fast);
@@ -168,7 +167,8 @@ int main(int argc, char** argv) {
         app.add_option("--d-model,--d_model", flags.d_model, "Width of the input")
             ->check(CLI::PositiveNumber);
         app.add_option("--heads", flags.heads, "Query heads")->check(CLI::PositiveNumber);
-        app.add_option("--kv-heads,--kv_heads", flags.kv_heads, "Key/value heads of --gqa and --swa")
+        app.add_option("--kv-heads,--kv_heads", flags.kv_heads,
+                       "Key/value heads of --gqa and --swa")
             ->check(CLI::PositiveNumber);
         app.add_option("--window", flags.window, "Keys a token sees in --swa")
             ->check(CLI::PositiveNumber);

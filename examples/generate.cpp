@@ -6,6 +6,8 @@
 //
 // Only the generated text goes to stdout, streamed as it is made; never half a UTF-8 character.
 // Ctrl-C ends the text where it is. --stats tells what the cache is worth.
+#include "rapt/text/generate.hpp"
+
 #include <atomic>
 #include <csignal>
 #include <iostream>
@@ -17,7 +19,6 @@
 
 #include "program.hpp"
 #include "rapt/text/chat.hpp"
-#include "rapt/text/generate.hpp"
 #include "rapt/text/load_tokenizer.hpp"
 #include "rapt/text/utf8_stream.hpp"
 
@@ -69,7 +70,8 @@ class Run {
  public:
   Run(const Flags& flags, const WeightFile& file, B backend)
       : flags_(flags),
-        tokenizer_(load_tokenizer(file.gguf() ? std::filesystem::path(flags.model) : file.folder())),
+        tokenizer_(
+            load_tokenizer(file.gguf() ? std::filesystem::path(flags.model) : file.folder())),
         model_(example::load_model<T>(file, backend)),
         random_(flags.seed) {
     options_.sampling = flags.sampling;
@@ -160,8 +162,8 @@ class Run {
     if (!flags_.ids.empty()) {
       for (const std::int32_t id : flags_.ids)
         if (id < 0 || id >= model_.config().vocab_size)
-          throw ValueError(detail::text("--ids has ", id, ", expected 0 to ",
-                                        model_.config().vocab_size - 1));
+          throw ValueError(
+              detail::text("--ids has ", id, ", expected 0 to ", model_.config().vocab_size - 1));
       return {flags_.ids};
     }
     std::vector<std::string> texts = flags_.prompts;
@@ -200,8 +202,9 @@ class Run {
       throw ValueError(detail::text("--logits takes one prompt, not ", prompts.size()));
     const Ids& ids = prompts[0];
     const auto n = static_cast<index_t>(ids.size());
-    SafetensorsWriter out(flags_.logits_file, {{"ids", DType::i32, {n}},
-                                               {"logits", DType::f32, {n, model_.config().vocab_size}}});
+    SafetensorsWriter out(
+        flags_.logits_file,
+        {{"ids", DType::i32, {n}}, {"logits", DType::f32, {n, model_.config().vocab_size}}});
     out.write(std::span<const std::int32_t>(ids));
     example::Progress progress("logits");
     visit_logits(model_, ids, [&](index_t first, auto z) {
@@ -280,16 +283,17 @@ int main(int argc, char** argv) {
   return example::run_program(
       "generate", "Generates text with a language model.", argc, argv, [&](CLI::App& app) {
         app.add_option("--model", flags.model, "GGUF file or Hugging Face folder");
-        auto* prompt = app.add_option("--prompt", flags.prompts,
-                                      "Text to continue; several make a batch")
-                           ->take_all()
-                           ->expected(1);
-        auto* file = app.add_option("--prompt-file", flags.prompt_file, "The text is in this file")
-                         ->excludes(prompt);
+        auto* prompt =
+            app.add_option("--prompt", flags.prompts, "Text to continue; several make a batch")
+                ->take_all()
+                ->expected(1);
+        auto* prompt_file =
+            app.add_option("--prompt-file", flags.prompt_file, "The text is in this file")
+                ->excludes(prompt);
         app.add_option("--ids", flags.ids, "Token ids instead of a text: 1,2,3")
             ->delimiter(',')
             ->excludes(prompt)
-            ->excludes(file);
+            ->excludes(prompt_file);
         app.add_flag("--special", flags.special, "Parse special tokens in the text");
         app.add_flag("--chat", flags.chat,
                      "Speak in the model's chat format; without a prompt, a conversation");
@@ -330,7 +334,8 @@ int main(int argc, char** argv) {
             throw ValueError("--prompt, --prompt-file, --ids or --chat is required");
           if (flags.model.empty())
             throw ValueError(
-                "--model is required: a GGUF file or a Hugging Face folder (examples/run.sh fetches "
+                "--model is required: a GGUF file or a Hugging Face folder (examples/run.sh "
+                "fetches "
                 "one)");
           flags.compute.apply();
           const WeightFile file = WeightFile::open(flags.model);

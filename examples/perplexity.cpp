@@ -2,13 +2,13 @@
 //
 //   perplexity --model model.gguf --file text.txt
 //
-//   nll_t = -log p(id_{t+1} | id_0 .. id_t) = logsumexp(z_t) - z_t[id_{t+1}],  z_t = logits of row t
-//   mean_nll = mean of nll_t;  perplexity = exp(mean_nll)
+//   nll_t = -log p(id_{t+1} | id_0 .. id_t) = logsumexp(z_t) - z_t[id_{t+1}],  z_t = logits of row
+//   t mean_nll = mean of nll_t;  perplexity = exp(mean_nll)
 //
 // One window over the whole text, or with --stride N windows of the model's context (--window) that
 // step by N: each scores only the tokens that no window before it has scored. Special tokens in the
-// text are not parsed; a BOS begins each window where the model's file asks for one. Logits are made
-// a few rows at a time, so a large vocabulary needs little memory.
+// text are not parsed; a BOS begins each window where the model's file asks for one. Logits are
+// made a few rows at a time, so a large vocabulary needs little memory.
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -74,7 +74,8 @@ void measure(const Flags& flags, const WeightFile& file, B backend) {
   if (!flags.ids_file.empty()) {
     ids = read_ids(flags.ids_file);
   } else {
-    const Tokenizer tokenizer = load_tokenizer(file.gguf() ? flags.model : file.folder());
+    const Tokenizer tokenizer =
+        load_tokenizer(file.gguf() ? std::filesystem::path(flags.model) : file.folder());
     ids = tokenizer.encode(read_text(flags.file));
     if (tokenizer.add_bos()) bos = tokenizer.bos();
   }

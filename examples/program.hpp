@@ -5,8 +5,8 @@
 //     return rapt::example::run_program("perplexity", argc, argv, [](CLI::App& app) { ... });
 //   }
 //
-// Exit codes: 0; 2 for bad usage or input, a missing file or device included, with one clear line on
-// stderr; 1 for anything else. Results go to stdout, progress and notes to stderr.
+// Exit codes: 0; 2 for bad usage or input, a missing file or device included, with one clear line
+// on stderr; 1 for anything else. Results go to stdout, progress and notes to stderr.
 #pragma once
 
 #include <unistd.h>
@@ -119,9 +119,10 @@ struct ComputeFlags {
     app.add_option("--dtype", dtype, "Element type of weights, activations and cache")
         ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
     app.add_option("--backend", backend, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
-    app.add_option("--quantized", quantized,
-                   "Compute on a file's quantized blocks where there are kernels for them (auto), or "
-                   "on dequantized weights (off)")
+    app.add_option(
+           "--quantized", quantized,
+           "Compute on a file's quantized blocks where there are kernels for them (auto), or "
+           "on dequantized weights (off)")
         ->check(CLI::IsMember({"auto", "off"}));
     app.add_option("--threads", threads, "CPU threads; 0: one per core")
         ->check(CLI::Range(0, 4096));
@@ -156,8 +157,8 @@ void with_backend(const ComputeFlags& flags, F&& f) {
 template <class T, class B>
 nn::Transformer<T, B> load_model(const WeightFile& file, B backend) {
   Progress progress("loading");
-  return nn::load_transformer<T, B>(
-      file, backend, [&](index_t done, index_t total) { progress(done, total); });
+  return nn::load_transformer<T, B>(file, backend,
+                                    [&](index_t done, index_t total) { progress(done, total); });
 }
 
 }  // namespace rapt::example

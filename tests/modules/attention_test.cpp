@@ -57,12 +57,19 @@ std::vector<AttentionConfig> configs() {
   };
   with([](auto& c) { c.rope.reset(); });
   with([](auto& c) { c.qkv_bias = c.out_bias = true; });
-  with([](auto& c) { c.qk_norm = QkNorm::head; c.norm_plus_one = true; });
+  with([](auto& c) {
+    c.qk_norm = QkNorm::head;
+    c.norm_plus_one = true;
+  });
   with([](auto& c) { c.qk_norm = QkNorm::flat; });
   with([](auto& c) { c.softcap = 2; });
   with([](auto& c) { c.sinks = true; });
   with([](auto& c) { c.output_gate = true; });
-  with([](auto& c) { c.head_dim = 10; c.value_dim = 7; c.scale = 0.3; });
+  with([](auto& c) {
+    c.head_dim = 10;
+    c.value_dim = 7;
+    c.scale = 0.3;
+  });
   with([](auto& c) { c.out_projection = false; });
   with([](auto& c) { c.rope = Rope{.layout = RopeLayout::interleaved_to_half}; });
   return out;
@@ -203,7 +210,9 @@ TEST(AttentionModule, LeftPaddingChangesNothingForTheTokens) {
 
   auto cache = module.make_cache(kBatch, kSeq + pad);
   const index_t half = pad + 6;
-  const auto part = [&](const auto& t, index_t begin, index_t end) { return t.slice(1, begin, end); };
+  const auto part = [&](const auto& t, index_t begin, index_t end) {
+    return t.slice(1, begin, end);
+  };
   module.forward(part(padded, 0, half), cache,
                  {.positions = part(positions, 0, half), .key_mask = part(mask, 0, half)});
   const auto rest = module.forward(part(padded, half, kSeq + pad), cache,
@@ -262,15 +271,20 @@ void expect_text(F&& f, const std::string& part) {
 TEST(AttentionModule, NamesWhatDoesNotFit) {
   expect_text<ShapeError>([] { MultiHeadAttention<float>({.d_model = 10, .heads = 3}); },
                           "heads is 3, expected a divisor of 10 = d_model");
-  expect_text<ShapeError>([] { GroupedQueryAttention<float>({.d_model = 8, .heads = 4, .kv_heads = 3}); },
-                          "kv_heads is 3, expected a divisor of 4 = heads");
-  expect_text<ShapeError>([] { MultiQueryAttention<float>({.d_model = 8, .heads = 4, .kv_heads = 2}); },
-                          "kv_heads is 2, expected 1");
+  expect_text<ShapeError>(
+      [] { GroupedQueryAttention<float>({.d_model = 8, .heads = 4, .kv_heads = 3}); },
+      "kv_heads is 3, expected a divisor of 4 = heads");
+  expect_text<ShapeError>(
+      [] { MultiQueryAttention<float>({.d_model = 8, .heads = 4, .kv_heads = 2}); },
+      "kv_heads is 2, expected 1");
   expect_text<ShapeError>([] { SlidingWindowAttention<float>({.d_model = 8, .heads = 4}); },
                           "window is 0, expected at least 1");
   GroupedQueryAttention<float> module({.d_model = kWidth, .heads = 4, .kv_heads = 2});
-  expect_text<ShapeError>([&] { module.forward(Tensor<float, 3>(Shape{1, 2, 7})); },
-                          "x is [1, 2, 7], expected [1, 2, 24] = [batch, seq, d_model]");
+  expect_text<ShapeError>(
+      [&] {
+        module.forward(Tensor<float, 3>(Shape{1, 2, 7}));
+      },
+      "x is [1, 2, 7], expected [1, 2, 24] = [batch, seq, d_model]");
 }
 
 TEST(AttentionModule, FullCacheThrowsAndStaysAsItWas) {

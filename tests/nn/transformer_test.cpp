@@ -176,9 +176,11 @@ TEST(Generate, BatchOfDifferentLengthsEqualsEachPromptAlone) {
       Session<float> session(model, 3, 20, cached);
       session.feed(prompts);
       Philox random(1);
-      const auto result = generate(session, {.max_new_tokens = 10, .sampling = {.temperature = 0}}, random);
+      const auto result =
+          generate(session, {.max_new_tokens = 10, .sampling = {.temperature = 0}}, random);
       for (std::size_t row = 0; row < prompts.size(); ++row)
-        EXPECT_EQ(result.ids[row], greedy(model, prompts[row], 10)) << "row " << row << " " << cached;
+        EXPECT_EQ(result.ids[row], greedy(model, prompts[row], 10))
+            << "row " << row << " " << cached;
     }
   }
 }

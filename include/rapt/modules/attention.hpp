@@ -51,39 +51,40 @@ enum class SinkPositions {
 
 /// Everything that tells one attention layer from another. 0 means the default that is named.
 struct AttentionConfig {
-  index_t d_model = 0;                // width of x and y; must be given
-  index_t heads = 1;                  // query heads
-  index_t kv_heads = 0;               // key/value heads, a divisor of heads; 0: heads
-  index_t head_dim = 0;               // of q and k; 0: d_model / heads
-  index_t value_dim = 0;              // of v; 0: head_dim
-  index_t window = 0;                 // SlidingWindowAttention: keys a query sees, its own included
-  index_t sink_tokens = 0;            // SlidingWindowAttention: first keys that stay visible
+  index_t d_model = 0;      // width of x and y; must be given
+  index_t heads = 1;        // query heads
+  index_t kv_heads = 0;     // key/value heads, a divisor of heads; 0: heads
+  index_t head_dim = 0;     // of q and k; 0: d_model / heads
+  index_t value_dim = 0;    // of v; 0: head_dim
+  index_t window = 0;       // SlidingWindowAttention: keys a query sees, its own included
+  index_t sink_tokens = 0;  // SlidingWindowAttention: first keys that stay visible
   SinkPositions sink_positions = SinkPositions::absolute;
-  std::optional<Rope> rope = {};      // none: no rotation
-  double scale = 0;                   // of q·k; 0: 1 / sqrt(head_dim)
-  double softcap = 0;                 // cap * tanh(s / cap) on the scaled scores; 0: none (Gemma 2)
-  bool qkv_bias = false;              // Qwen 2, gpt-oss
-  bool out_bias = false;              // gpt-oss
-  bool sinks = false;                 // a learned sink logit per head (gpt-oss)
-  bool output_gate = false;           // sigmoid gate on the result (Qwen3-Next)
-  bool out_projection = true;         // false: the heads side by side are the result
-  QkNorm qk_norm = QkNorm::none;      // head: Qwen 3, Gemma 3; flat: MiniMax M2
-  double norm_eps = 1e-6;             // of the norms of q and k
-  bool norm_plus_one = false;         // their stored weight is w of (1 + w) (Gemma)
+  std::optional<Rope> rope = {};  // none: no rotation
+  double scale = 0;               // of q·k; 0: 1 / sqrt(head_dim)
+  double softcap = 0;             // cap * tanh(s / cap) on the scaled scores; 0: none (Gemma 2)
+  bool qkv_bias = false;          // Qwen 2, gpt-oss
+  bool out_bias = false;          // gpt-oss
+  bool sinks = false;             // a learned sink logit per head (gpt-oss)
+  bool output_gate = false;       // sigmoid gate on the result (Qwen3-Next)
+  bool out_projection = true;     // false: the heads side by side are the result
+  QkNorm qk_norm = QkNorm::none;  // head: Qwen 3, Gemma 3; flat: MiniMax M2
+  double norm_eps = 1e-6;         // of the norms of q and k
+  bool norm_plus_one = false;     // their stored weight is w of (1 + w) (Gemma)
 };
 
-/// The cosines and sines of one call [1 or batch, seq, rotary_dim / 2]: layers that turn alike share
-/// them.
+/// The cosines and sines of one call [1 or batch, seq, rotary_dim / 2]: layers that turn alike
+/// share them.
 template <class T, class B>
 using RopeAngles = typename RopeTable<accumulate_t<T>>::template Angles<B>;
 
-/// What a forward call may bring besides x. Host views: positions and masks come with the token ids.
+/// What a forward call may bring besides x. Host views: positions and masks come with the token
+/// ids.
 template <class T, class B>
 struct AttentionCall {
   /// Rotary position of each token [batch, seq]; absent: they continue the cache, from 0.
   TensorView<const std::int32_t, 2> positions{};
-  /// 1 for a token, 0 for padding [batch, seq]: nobody sees a padded key. The rows of padded queries
-  /// hold nothing of meaning.
+  /// 1 for a token, 0 for padding [batch, seq]: nobody sees a padded key. The rows of padded
+  /// queries hold nothing of meaning.
   TensorView<const std::int32_t, 2> key_mask{};
   /// Out: the softmax weights [batch, heads, seq, keys].
   TensorView<accumulate_t<T>, 4, B> probabilities{};
@@ -140,7 +141,8 @@ class Attention {
                          backend_);
   }
 
-  /// What this layer's cache keeps and what a decoded token reads at a context (cache/footprint.hpp).
+  /// What this layer's cache keeps and what a decoded token reads at a context
+  /// (cache/footprint.hpp).
   Footprint footprint(index_t context, index_t batch = 1) const {
     return rapt::footprint(KvGeometry{.heads = heads(),
                                       .kv_heads = kv_heads(),
@@ -162,30 +164,35 @@ class Attention {
   /// y = attention of x and of everything the cache holds; x joins the cache. Throws CapacityError
   /// where it does not fit; the cache is then as it was.
   template <TensorLike<3> X, class C>
-    requires(KeyValueCache<C> || std::same_as<C, NoCache>)
-  Tensor<T, 3, B> forward(const X& x, C& cache, const Call& call = {}) const {
+  requires(KeyValueCache<C> ||
+           std::same_as<C, NoCache>) Tensor<T, 3, B> forward(const X& x, C& cache,
+                                                             const Call& call = {})
+  const {
     const auto view = as_const_view(x);
-    auto out = Tensor<T, 3, B>::uninitialized(
-        Shape{view.extent(0), view.extent(1), out_dim()}, backend_);
+    auto out =
+        Tensor<T, 3, B>::uninitialized(Shape{view.extent(0), view.extent(1), out_dim()}, backend_);
     forward(out, view, cache, call);
     return out;
   }
   /// The same into `out` [batch, seq, out_dim], which may not be x; allocates nothing once scratch
   /// has grown.
   template <WritableTensorLike<3> Out, TensorLike<3> X, class C>
-    requires(KeyValueCache<C> || std::same_as<C, NoCache>)
-  void forward(Out&& out, const X& x, C& cache, const Call& call = {}) const {
+  requires(KeyValueCache<C> || std::same_as<C, NoCache>) void forward(Out&& out, const X& x,
+                                                                      C& cache,
+                                                                      const Call& call = {}) const {
     run(as_view(out), as_const_view(x), cache, call);
   }
 
-  /// Cosines and sines for seq tokens of each row that follow `offsets` (host [batch]; absent: 0) or
-  /// stand at `positions`. Layers with one rope may share them through AttentionCall::angles.
+  /// Cosines and sines for seq tokens of each row that follow `offsets` (host [batch]; absent: 0)
+  /// or stand at `positions`. Layers with one rope may share them through AttentionCall::angles.
   RopeAngles<T, B> angles(Scratch<B>& scratch, index_t batch, index_t seq,
                           TensorView<const std::int32_t, 2> positions,
                           TensorView<const std::int32_t, 1> offsets, index_t rope_length) const {
     if (!rope_) return {};
-    // Another arena than the device's; on the CPU the rows below die with `scratch`, as the angles do.
-    if (positions) return rope_->angles(scratch, backend_, positions, length_of(positions, rope_length));
+    // Another arena than the device's; on the CPU the rows below die with `scratch`, as the angles
+    // do.
+    if (positions)
+      return rope_->angles(scratch, backend_, positions, length_of(positions, rope_length));
     if (!offsets) return rope_->angles(scratch, backend_, 0, seq, rope_length);
     bool ragged = false;
     for (index_t b = 0; b < batch; ++b) ragged = ragged || offsets(b) != offsets(0);
@@ -245,8 +252,7 @@ class Attention {
   static AttentionConfig checked(AttentionConfig c) {
     const auto positive = [](const char* name, index_t value) {
       if (value < 1)
-        throw ShapeError(
-            detail::text("attention: ", name, " is ", value, ", expected at least 1"));
+        throw ShapeError(detail::text("attention: ", name, " is ", value, ", expected at least 1"));
     };
     positive("d_model", c.d_model);
     positive("heads", c.heads);
@@ -266,8 +272,8 @@ class Attention {
     positive("value_dim", c.value_dim);
     const auto not_negative = [](const char* name, double value) {
       if (!(value >= 0) || !std::isfinite(value))
-        throw ValueError(
-            detail::text("attention: ", name, " is ", value, ", expected 0 or a finite number above"));
+        throw ValueError(detail::text("attention: ", name, " is ", value,
+                                      ", expected 0 or a finite number above"));
     };
     not_negative("scale", c.scale);
     not_negative("softcap", c.softcap);
@@ -287,9 +293,12 @@ class Attention {
   index_t v_rows() const { return config_.kv_heads * config_.value_dim; }
   index_t norm_width(index_t norm_heads) const {
     switch (config_.qk_norm) {
-      case QkNorm::none: return 0;
-      case QkNorm::head: return config_.head_dim;
-      case QkNorm::flat: return norm_heads * config_.head_dim;
+      case QkNorm::none:
+        return 0;
+      case QkNorm::head:
+        return config_.head_dim;
+      case QkNorm::flat:
+        return norm_heads * config_.head_dim;
     }
     return 0;
   }
@@ -314,8 +323,8 @@ class Attention {
                         "[batch, seq, d_model]");
     detail::check_shape("attention", "out", out.shape(), Shape{batch, seq, out_dim()},
                         "[batch, seq, out_dim]");
-    for (const auto& [name, view] : {std::pair("positions", call.positions),
-                                     std::pair("key_mask", call.key_mask)})
+    for (const auto& [name, view] :
+         {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask)})
       if (view)
         detail::check_shape("attention", name, view.shape(), Shape{batch, seq}, "[batch, seq]");
     if constexpr (!std::same_as<C, NoCache>) cache.check_room(batch, seq);
@@ -391,8 +400,8 @@ class Attention {
       RopeAngles<T, B> turn = call.angles;
       if (!turn.cos) {
         if constexpr (kCached)
-          turn = angles(scratch, batch, seq, call.positions, cache.offsets(),
-                        cache.rope_length(seq));
+          turn =
+              angles(scratch, batch, seq, call.positions, cache.offsets(), cache.rope_length(seq));
         else
           turn = angles(scratch, batch, seq, call.positions, {}, seq);
       }
@@ -445,9 +454,9 @@ class Attention {
     }
   }
 
-  /// StreamingLLM's positions: keys enter the cache unrotated, and each step rotates what is kept by
-  /// its place inside the cache. While nothing is evicted these are the ordinary positions, and a
-  /// chunk goes in one piece; from then on every token shifts them, and goes alone.
+  /// StreamingLLM's positions: keys enter the cache unrotated, and each step rotates what is kept
+  /// by its place inside the cache. While nothing is evicted these are the ordinary positions, and
+  /// a chunk goes in one piece; from then on every token shifts them, and goes alone.
   template <class C>
   void attend_in_cache(TensorView<T, 4, B> merged, TensorView<T, 4, B> q, TensorView<T, 4, B> k,
                        TensorView<T, 4, B> v, C& cache, const Call& call) const {
@@ -456,7 +465,8 @@ class Attention {
       attend_in_cache(merged, q, k, v, rolling, call);
     } else if constexpr (!std::same_as<C, RollingKvCache<T, B>>) {
       throw ValueError(
-          "attention: the cache keeps every token, expected a RollingKvCache where sink_positions is "
+          "attention: the cache keeps every token, expected a RollingKvCache where sink_positions "
+          "is "
           "in_cache");
     } else {
       if (call.positions || call.probabilities)
@@ -464,9 +474,10 @@ class Attention {
             "attention: positions or probabilities are given, expected neither where "
             "sink_positions is in_cache");
       if (cache.layers() != 1)
-        throw ValueError(detail::text("attention: the cache has ", cache.layers(),
-                                      " layers, expected 1 where sink_positions is in_cache: a chunk "
-                                      "goes in token by token"));
+        throw ValueError(
+            detail::text("attention: the cache has ", cache.layers(),
+                         " layers, expected 1 where sink_positions is in_cache: a chunk "
+                         "goes in token by token"));
       const index_t seq = q.extent(1);
       for (index_t begin = 0; begin < seq;) {
         const index_t whole = std::min(seq - begin, cache.slots() - cache.length());
@@ -474,9 +485,9 @@ class Attention {
         Scratch<B> scratch(backend_);
         const auto rows = [&](auto t) { return t.slice(1, begin, end); };
         const index_t first = cache.length();
-        CacheStep<T, B> step = cache.append(
-            scratch, call.layer, rows(k), rows(v),
-            call.key_mask ? call.key_mask.slice(1, begin, end) : call.key_mask);
+        CacheStep<T, B> step =
+            cache.append(scratch, call.layer, rows(k), rows(v),
+                         call.key_mask ? call.key_mask.slice(1, begin, end) : call.key_mask);
         const index_t total = first + (end - begin);
         const index_t oldest = std::max(config_.sink_tokens, total - cache.window());
         const auto place = [&](index_t p) {
@@ -486,17 +497,18 @@ class Attention {
         copy(turned, step.keys);
         if (rope_) {
           const auto query = rows(q);
-          rotate_by(query, [&](index_t, index_t i) { return place(first + i); }, scratch);
-          rotate_by(turned,
-                    [&](index_t, index_t slot) {
-                      // The newest position that lies in this slot.
-                      if (slot < config_.sink_tokens || total <= cache.slots()) return place(slot);
-                      const index_t ring = slot - config_.sink_tokens;
-                      const index_t newest = total - 1 - config_.sink_tokens;
-                      return place(config_.sink_tokens + newest -
-                                   (newest - ring) % cache.window());
-                    },
-                    scratch);
+          rotate_by(
+              query, [&](index_t, index_t i) { return place(first + i); }, scratch);
+          rotate_by(
+              turned,
+              [&](index_t, index_t slot) {
+                // The newest position that lies in this slot.
+                if (slot < config_.sink_tokens || total <= cache.slots()) return place(slot);
+                const index_t ring = slot - config_.sink_tokens;
+                const index_t newest = total - 1 - config_.sink_tokens;
+                return place(config_.sink_tokens + newest - (newest - ring) % cache.window());
+              },
+              scratch);
         }
         step.keys = turned;
         attend_step(rows(merged), rows(q), step, call);
@@ -509,8 +521,7 @@ class Attention {
   void rotate_by(TensorView<T, 4, B> x, Place place, Scratch<B>& scratch) const {
     const Shape<2> shape{1, x.extent(1)};
     const auto turn = [&](TensorView<std::int32_t, 2> rows) {
-      for (index_t i = 0; i < x.extent(1); ++i)
-        rows(0, i) = static_cast<std::int32_t>(place(0, i));
+      for (index_t i = 0; i < x.extent(1); ++i) rows(0, i) = static_cast<std::int32_t>(place(0, i));
       const auto by = rope_->angles(scratch, backend_, as_const_view(rows));
       rapt::rope(x, by.cos, by.sin, rope_->options());
     };
@@ -579,8 +590,8 @@ class MultiQueryAttention : public Attention<T, B> {
  private:
   static AttentionConfig checked(AttentionConfig config) {
     if (config.kv_heads != 0 && config.kv_heads != 1)
-      throw ShapeError(detail::text("multi_query_attention: kv_heads is ", config.kv_heads,
-                                    ", expected 1"));
+      throw ShapeError(
+          detail::text("multi_query_attention: kv_heads is ", config.kv_heads, ", expected 1"));
     config.kv_heads = 1;
     return config;
   }
@@ -617,8 +628,8 @@ class SlidingWindowAttention : public Attention<T, B, CausalWindow> {
       throw ShapeError(detail::text("sliding_window_attention: window is ", config.window,
                                     ", expected at least 1 key"));
     if (config.sink_tokens < 0)
-      throw ShapeError(detail::text("sliding_window_attention: sink_tokens is ",
-                                    config.sink_tokens, ", expected 0 or more"));
+      throw ShapeError(detail::text("sliding_window_attention: sink_tokens is ", config.sink_tokens,
+                                    ", expected 0 or more"));
     return config;
   }
 };

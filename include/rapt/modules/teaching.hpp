@@ -1,7 +1,8 @@
 // The teaching forms: attention step by step, from one head to many, without an output projection.
 //
 //   SelfAttention             one head, every token sees every token
-//                             Q = x W_q^T, K = x W_k^T, V = x W_v^T;  y = softmax(Q K^T / sqrt(d)) V
+//                             Q = x W_q^T, K = x W_k^T, V = x W_v^T;  y = softmax(Q K^T / sqrt(d))
+//                             V
 //   CausalAttention           the same, but a token sees itself and the past only
 //   MultiHeadAttentionStack   several causal heads side by side, each with weights of its own:
 //                             y = [head_0(x), head_1(x), ...]
@@ -107,8 +108,10 @@ class MultiHeadAttentionStack {
     return forward(x, none, call);
   }
   template <TensorLike<3> X, class C>
-    requires(KeyValueCache<C> || std::same_as<C, NoCache>)
-  Tensor<T, 3, B> forward(const X& x, C& cache, AttentionCall<T, B> call = {}) const {
+  requires(KeyValueCache<C> ||
+           std::same_as<C, NoCache>) Tensor<T, 3, B> forward(const X& x, C& cache,
+                                                             AttentionCall<T, B> call = {})
+  const {
     const auto view = as_const_view(x);
     auto out = Tensor<T, 3, B>::uninitialized(Shape{view.extent(0), view.extent(1), out_dim()},
                                               view.backend());

@@ -1,7 +1,8 @@
 // Models from files and back: every parameter by its Hugging Face name.
 //
-//   auto model = nn::load_transformer<float>("models/smollm2");        // folder, .safetensors, GGUF
-//   nn::save_transformer(model, "out", DType::bf16);                   // config.json, model.safetensors
+//   auto model = nn::load_transformer<float>("models/smollm2");        // folder, .safetensors,
+//   GGUF nn::save_transformer(model, "out", DType::bf16);                   // config.json,
+//   model.safetensors
 //
 // Weights are converted (or dequantised) to T while they are read, straight into the model. Errors:
 // IoError, FormatError naming a tensor that is missing, of another shape or of an unreadable type.
@@ -70,12 +71,12 @@ void save_parameters(Parameters<T, B> parameters, const std::filesystem::path& p
 
 /// Save and load of one module's own parameters.
 template <class M>
-  requires requires(M m) { m.parameters(); }
+requires requires(M m) { m.parameters(); }
 void save(M& module, const std::filesystem::path& path) {
   save_parameters(module.parameters(), path);
 }
 template <class M>
-  requires requires(M m) { m.parameters(); }
+requires requires(M m) { m.parameters(); }
 void load(M& module, const std::filesystem::path& path) {
   load_parameters(module.parameters(), SafetensorsFile::open(path));
 }

@@ -25,8 +25,8 @@ class Embedding {
     embedding(out, table_, ids, static_cast<accumulate_t<T>>(scale_));
   }
   Tensor<T, 3, B> forward(TensorView<const std::int32_t, 2, B> ids) const {
-    auto out = Tensor<T, 3, B>::uninitialized(Shape{ids.extent(0), ids.extent(1), width()},
-                                              ids.backend());
+    auto out =
+        Tensor<T, 3, B>::uninitialized(Shape{ids.extent(0), ids.extent(1), width()}, ids.backend());
     forward(out, ids);
     return out;
   }

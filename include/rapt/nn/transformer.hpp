@@ -5,9 +5,9 @@
 //   h = norm(h);  logits = h W^T                       W = E when tied
 //   logits = c tanh(logits / c)                        where logit_softcap = c > 0 (Gemma 2)
 //
-// One class for the GPT of LayerNorms and SwiGLU, Llama, SmolLM2, Mistral, Qwen 2 and 3, Gemma 2 and
-// 3: what differs is configuration, layer by layer. Parameters carry Hugging Face's names, so that a
-// checkpoint is a loop over parameters() (nn/checkpoint.hpp).
+// One class for the GPT of LayerNorms and SwiGLU, Llama, SmolLM2, Mistral, Qwen 2 and 3, Gemma 2
+// and 3: what differs is configuration, layer by layer. Parameters carry Hugging Face's names, so
+// that a checkpoint is a loop over parameters() (nn/checkpoint.hpp).
 //
 //   auto cache = model.make_cache(batch, capacity);
 //   auto logits = model.forward(prompt, cache);        // prefill [batch, seq, vocab]
@@ -57,8 +57,7 @@ class Transformer {
     blocks_.reserve(static_cast<std::size_t>(config_.layers));
     for (index_t layer = 0; layer < config_.layers; ++layer)
       blocks_.emplace_back(config_, layer, backend);
-    if (!config_.tie_embeddings)
-      head_.emplace(config_.d_model, config_.vocab_size, false, backend);
+    if (!config_.tie_embeddings) head_.emplace(config_.d_model, config_.vocab_size, false, backend);
   }
 
   const ModelConfig& config() const { return config_; }
@@ -77,8 +76,8 @@ class Transformer {
   }
 
   /// h [batch, seq, d_model] = the normed residual stream after the last block: what the output
-  /// matrix multiplies. With a cache the new tokens are appended to it. Throws CapacityError when it
-  /// is full, ValueError for an id outside the vocabulary; the cache is then as it was.
+  /// matrix multiplies. With a cache the new tokens are appended to it. Throws CapacityError when
+  /// it is full, ValueError for an id outside the vocabulary; the cache is then as it was.
   void hidden(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids, Cache& cache,
               const Call& call = {}) const {
     cache.check_room(ids.extent(0), ids.extent(1));
@@ -136,8 +135,8 @@ class Transformer {
   static ModelConfig checked(ModelConfig config) {
     const auto positive = [](const char* name, index_t value) {
       if (value < 1)
-        throw ShapeError(detail::text("transformer: ", name, " is ", value,
-                                      ", expected at least 1"));
+        throw ShapeError(
+            detail::text("transformer: ", name, " is ", value, ", expected at least 1"));
     };
     positive("vocab_size", config.vocab_size);
     positive("d_model", config.d_model);
@@ -170,7 +169,8 @@ class Transformer {
     // Layers turn by one of two ropes: the angles of each are computed once.
     RopeAngles<T, B> angles[2];
     const auto angles_of = [&](index_t layer) -> RopeAngles<T, B>& {
-      RopeAngles<T, B>& found = angles[config_.layer_types[static_cast<std::size_t>(layer)].local_rope];
+      RopeAngles<T, B>& found =
+          angles[config_.layer_types[static_cast<std::size_t>(layer)].local_rope];
       if (!found.cos)
         found = blocks_[static_cast<std::size_t>(layer)].attention().angles(
             scratch, batch, seq, call.positions,

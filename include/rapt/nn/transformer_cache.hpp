@@ -1,11 +1,12 @@
 // The cache of a whole model: every token for global layers, a ring of the window for local ones.
 //
 //   global layers                 one KvCache [layers][batch, capacity, kv_heads, head_dim]
-//   local layers of window w      one RollingKvCache [layers][batch, w, kv_heads, head_dim] a window;
+//   local layers of window w      one RollingKvCache [layers][batch, w, kv_heads, head_dim] a
+//   window;
 //                                 a KvCache where w >= capacity: the ring would only be larger
 //
-//   bytes = sum over the parts. Gemma 3 270M at 32k tokens: 3 global layers of 18 keep 32768 tokens,
-//   15 local ones keep 512.
+//   bytes = sum over the parts. Gemma 3 270M at 32k tokens: 3 global layers of 18 keep 32768
+//   tokens, 15 local ones keep 512.
 #pragma once
 
 #include <optional>

@@ -32,9 +32,9 @@
 
 namespace rapt {
 
-/// Calls f(first, z) with the logits z [rows, vocab] of tokens first, first + 1, ... of one text, a few
-/// rows at a time: all logits of a long text under a large vocabulary, in little memory. Rows before
-/// `from` are computed as context only.
+/// Calls f(first, z) with the logits z [rows, vocab] of tokens first, first + 1, ... of one text, a
+/// few rows at a time: all logits of a long text under a large vocabulary, in little memory. Rows
+/// before `from` are computed as context only.
 template <class T, class B, class F>
 void visit_logits(const nn::Transformer<T, B>& model, std::span<const std::int32_t> ids, F&& f,
                   index_t from = 0) {
@@ -42,8 +42,8 @@ void visit_logits(const nn::Transformer<T, B>& model, std::span<const std::int32
   const auto n = static_cast<index_t>(ids.size());
   const TensorView<const std::int32_t, 2> all(ids.data(), Shape<2>{1, n});
   auto cache = model.make_cache(1, n);
-  auto logits = Tensor<T, 2, B>::uninitialized(
-      Shape{std::min(kRows, n), model.config().vocab_size}, model.backend());
+  auto logits = Tensor<T, 2, B>::uninitialized(Shape{std::min(kRows, n), model.config().vocab_size},
+                                               model.backend());
   auto h = Tensor<T, 3, B>::uninitialized(Shape{1, std::min(kChunk, n), model.config().d_model},
                                           model.backend());
   for (index_t begin = 0; begin < n; begin += kChunk) {
@@ -98,8 +98,8 @@ class Session {
   void feed(std::span<const std::vector<std::int32_t>> prompts,
             const std::function<void(index_t, index_t)>& progress = {}) {
     if (static_cast<index_t>(prompts.size()) != batch_)
-      throw ShapeError(detail::text("session.feed: prompts is [", prompts.size(),
-                                    "], expected [", batch_, "] = [batch]"));
+      throw ShapeError(detail::text("session.feed: prompts is [", prompts.size(), "], expected [",
+                                    batch_, "] = [batch]"));
     index_t longest = 0;
     bool ragged = false;
     for (const auto& prompt : prompts) {
@@ -206,8 +206,8 @@ class Session {
       const auto row = static_cast<std::size_t>(b);
       const index_t pad = pads_[row];
       for (index_t i = pad; i < n; ++i) {
-        ids(b, i) = i < length_ ? texts_[row][static_cast<std::size_t>(i - pad)]
-                                : fresh(b, i - length_);
+        ids(b, i) =
+            i < length_ ? texts_[row][static_cast<std::size_t>(i - pad)] : fresh(b, i - length_);
         mask(b, i) = 1;
         positions(b, i) = static_cast<std::int32_t>(i - pad);
       }
@@ -248,7 +248,7 @@ class Session {
 struct GenerateOptions {
   index_t max_new_tokens = 128;
   SamplingParams sampling = {};
-  std::vector<std::int32_t> end_ids = {};     // any of them ends its row; it is not part of the text
+  std::vector<std::int32_t> end_ids = {};  // any of them ends its row; it is not part of the text
   const std::atomic<bool>* cancel = nullptr;  // looked at before every token
 };
 
@@ -266,8 +266,7 @@ struct GenerateResult {
 template <class T, class B>
 GenerateResult generate(Session<T, B>& session, const GenerateOptions& options, Philox& random,
                         const std::function<bool(index_t row, std::int32_t id)>& on_token = {}) {
-  if (session.length() == 0)
-    throw ValueError("generate: the session is empty, expected a prompt");
+  if (session.length() == 0) throw ValueError("generate: the session is empty, expected a prompt");
   if (options.max_new_tokens < 0)
     throw ValueError(detail::text("generate: max_new_tokens is ", options.max_new_tokens,
                                   ", expected 0 or more"));
@@ -309,8 +308,7 @@ GenerateResult generate(Session<T, B>& session, const GenerateOptions& options, 
     session.feed(next);
     result.last_unfed = false;
   }
-  result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 
