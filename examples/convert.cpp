@@ -14,9 +14,11 @@
 #include <exception>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
+#include "program.hpp"
 #include "rapt/io/atomic_file.hpp"
 #include "rapt/io/export.hpp"
 #include "rapt/io/weights.hpp"
@@ -70,38 +72,38 @@ void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::pa
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  CLI::App app("Converts a GGUF file (or a Hugging Face folder) to a Hugging Face folder.");
+int main(int argc, char** argv) {
   std::string model, out, dtype_name;
+  bool json = false;
   const std::map<std::string, rapt::DType> dtypes = {
       {"fp32", rapt::DType::f32}, {"bf16", rapt::DType::bf16}, {"fp16", rapt::DType::f16}};
-  app.add_option("--model", model, "GGUF file or Hugging Face folder")->required();
-  app.add_option("--out", out, "folder to write; created if need be")->required();
-  app.add_option("--dtype", dtype_name, "fp32, bf16 or fp16; default: as in the file")
-      ->check(CLI::IsMember(dtypes));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : 2;
-  }
-
-  const auto weights = rapt::WeightFile::open(model);
-  const rapt::ModelConfig& config = weights.config();
-  const rapt::DType dtype = dtype_name.empty() ? config.dtype : dtypes.at(dtype_name);
-  std::fprintf(stderr, "%s: %s, %lld layers, %zu tensors -> %s as %s\n", model.c_str(),
-               config.architecture.c_str(), static_cast<long long>(config.layers),
-               weights.names().size(), out.c_str(), rapt::name_of(dtype));
-  rapt::export_model(weights, out, dtype, show_progress);
-  if (weights.gguf())
-    write_tokenizer(*weights.gguf(), out);
-  else
-    copy_tokenizer(weights.folder(), out);
-  return 0;
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "convert: %s\n", error.what());
-  const bool bad_input = dynamic_cast<const rapt::IoError*>(&error) != nullptr ||
-                         dynamic_cast<const rapt::FormatError*>(&error) != nullptr ||
-                         dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
-  return bad_input ? 2 : 1;
+  return rapt::example::run_program(
+      "convert", "Converts a GGUF file (or a Hugging Face folder) to a Hugging Face folder.", argc,
+      argv, [&](CLI::App& app) {
+        app.add_option("--model", model, "GGUF file or Hugging Face folder")->required();
+        app.add_option("--out", out, "folder to write; created if need be")->required();
+        app.add_option("--dtype", dtype_name, "fp32, bf16 or fp16; default: as in the file")
+            ->check(CLI::IsMember(dtypes));
+        app.add_flag("--json", json, "Print one JSON object");
+        return [&] {
+          const auto weights = rapt::WeightFile::open(model);
+          const rapt::ModelConfig& config = weights.config();
+          const rapt::DType dtype = dtype_name.empty() ? config.dtype : dtypes.at(dtype_name);
+          std::fprintf(stderr, "%s: %s, %lld layers, %zu tensors -> %s as %s\n", model.c_str(),
+                       config.architecture.c_str(), static_cast<long long>(config.layers),
+                       weights.names().size(), out.c_str(), rapt::name_of(dtype));
+          rapt::export_model(weights, out, dtype, show_progress);
+          if (weights.gguf())
+            write_tokenizer(*weights.gguf(), out);
+          else
+            copy_tokenizer(weights.folder(), out);
+          if (json)
+            std::printf("%s\n", nlohmann::json{{"architecture", config.architecture},
+                                               {"tensors", weights.names().size()},
+                                               {"dtype", rapt::name_of(dtype)},
+                                               {"out", out}}
+                                    .dump()
+                                    .c_str());
+        };
+      });
 }

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "program.hpp"
+#include "model.hpp"
 #include "rapt/text/chat.hpp"
 #include "rapt/text/load_tokenizer.hpp"
 #include "rapt/text/utf8_stream.hpp"

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "program.hpp"
+#include "model.hpp"
 #include "rapt/core/ops/cross_entropy.hpp"
 #include "rapt/text/generate.hpp"
 #include "rapt/text/load_tokenizer.hpp"

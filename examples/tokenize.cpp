@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "program.hpp"
 #include "rapt/core/error.hpp"
 #include "rapt/text/load_tokenizer.hpp"
 
@@ -92,42 +93,27 @@ void run(const std::string& model, bool decode, bool special, bool bos) {
         std::cout << json(ids).dump() << std::endl;
       }
     } catch (const std::exception& error) {
-      throw rapt::ValueError("tokenize: line " + std::to_string(number) + ": " + error.what());
+      throw rapt::ValueError("line " + std::to_string(number) + ": " + error.what());
     }
-    if (!std::cout) throw std::runtime_error("tokenize: cannot write to stdout");
+    if (!std::cout) throw std::runtime_error("cannot write to stdout");
   }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Text to token ids and back: one JSON string a line in, one JSON array a line out.");
   std::string model;
   bool decode = false, special = false, bos = false, as_json = false;
-  app.add_option("--model", model, "GGUF file, Hugging Face folder or tokenizer.json")->required();
-  app.add_flag("--decode", decode, "The other way: arrays of ids in, strings out");
-  app.add_flag("--special", special, "Read special tokens in the text");
-  app.add_flag("--bos", bos, "Begin with BOS where the model's file asks for it");
-  app.add_flag("--json", as_json, "Accepted: the output is JSON already");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-  try {
-    run(model, decode, special, bos);
-    return 0;
-  } catch (const std::invalid_argument& error) {  // ShapeError, ValueError
-    std::fprintf(stderr, "%s\n", error.what());
-    return 2;
-  } catch (const rapt::FormatError& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 2;
-  } catch (const rapt::IoError& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 2;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "tokenize: %s\n", error.what());
-    return 1;
-  }
+  return rapt::example::run_program(
+      "tokenize",
+      "Text to token ids and back: one JSON string a line in, one JSON array a line out.", argc,
+      argv, [&](CLI::App& app) {
+        app.add_option("--model", model, "GGUF file, Hugging Face folder or tokenizer.json")
+            ->required();
+        app.add_flag("--decode", decode, "The other way: arrays of ids in, strings out");
+        app.add_flag("--special", special, "Read special tokens in the text");
+        app.add_flag("--bos", bos, "Begin with BOS where the model's file asks for it");
+        app.add_flag("--json", as_json, "Accepted: the output is JSON already");
+        return [&] { run(model, decode, special, bos); };
+      });
 }

@@ -30,7 +30,7 @@ expect_out() {
 
 for program in generate tokenize perplexity attention convert; do
   expect_out "--" "$programs/$program" --help
-  expect_code 2 "--bad-flag" "$programs/$program" --bad-flag
+  expect_code 2 "--bad-flag" "$programs/$program" --model x --out y --bad-flag
 done
 expect_code 2 "is required" "$programs/generate"
 expect_code 2 "no-such-file" "$programs/generate" --model no-such-file --prompt x

@@ -1,0 +1,67 @@
+// The model of an example program under --dtype, --backend and --threads.
+#pragma once
+
+#include <string>
+
+#include "program.hpp"
+#include "rapt/core/parallel.hpp"
+#include "rapt/nn/checkpoint.hpp"
+
+#if __has_include("rapt/cuda/backend.hpp")
+#include "rapt/cuda/backend.hpp"
+#endif
+
+namespace rapt::example {
+
+/// --dtype and --backend, as far as a program computes with a model.
+struct ComputeFlags {
+  std::string dtype = "fp32", backend = "cpu", quantized = "auto";
+  int threads = 0;
+
+  void declare(CLI::App& app) {
+    app.add_option("--dtype", dtype, "Element type of weights, activations and cache")
+        ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+    app.add_option("--backend", backend, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
+    app.add_option(
+           "--quantized", quantized,
+           "Compute on a file's quantized blocks where there are kernels for them (auto), or "
+           "on dequantized weights (off)")
+        ->check(CLI::IsMember({"auto", "off"}));
+    app.add_option("--threads", threads, "CPU threads; 0: one per core")
+        ->check(CLI::Range(0, 4096));
+  }
+  void apply() const {
+    if (threads > 0) set_num_threads(threads);
+  }
+};
+
+/// f(T{}, backend) with the types that the flags name.
+template <class F>
+void with_backend(const ComputeFlags& flags, F&& f) {
+  const auto with_type = [&](auto backend) {
+    if (flags.dtype == "bf16")
+      f(bfloat16{}, backend);
+    else if (flags.dtype == "fp16")
+      f(half{}, backend);
+    else
+      f(float{}, backend);
+  };
+  if (flags.backend == "cpu") return with_type(Cpu{});
+#if __has_include("rapt/cuda/backend.hpp")
+  if (cuda_device_count() == 0)
+    throw DeviceError("--backend is cuda, but this machine has no CUDA device");
+  with_type(Cuda{});
+#else
+  throw DeviceError("--backend is cuda, but this program was built without CUDA (RAPT_CUDA=ON)");
+#endif
+}
+
+/// The model of a file, with a progress bar.
+template <class T, class B>
+nn::Transformer<T, B> load_model(const WeightFile& file, B backend) {
+  Progress progress("loading");
+  return nn::load_transformer<T, B>(file, backend,
+                                    [&](index_t done, index_t total) { progress(done, total); });
+}
+
+}  // namespace rapt::example
