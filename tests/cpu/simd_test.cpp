@@ -169,7 +169,7 @@ TYPED_TEST(Simd, ExponentialsKeepTheirEdges) {
   const T smallest = std::numeric_limits<T>::denorm_min();
   EXPECT_EQ(at(power, std::log2(smallest)), smallest);
   EXPECT_EQ(at(flushed, std::log2(smallest)), 0);
-  for (const auto& value : {at(exponential, std::nan("")), at(power, static_cast<T>(std::nan(""))),
+  for (const auto& value : {at(exponential, static_cast<T>(std::nan(""))), at(power, static_cast<T>(std::nan(""))),
                             at(flushed, static_cast<T>(std::nan("")))})
     EXPECT_TRUE(std::isnan(value));
 }
