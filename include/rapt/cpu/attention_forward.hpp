@@ -198,7 +198,7 @@ class AttentionBlock {
   }
 
   void pack_tile(index_t n, bool with_values) {
-    const T* rows[kKeyTile];
+    const T* rows[kKeyTile] = {};
     for (index_t j = 0; j < n; ++j) rows[j] = k_row_(tile_begin_ + j);
     detail::pack_keys(k_, rows, n, dim_);
     if (!with_values) return;
