@@ -6,7 +6,16 @@
 // Only cpu/ includes this header: it takes 1.5 s to parse.
 #pragma once
 
+// GCC 12 warns about its own header, __m256d y = y (GCC bug 105593), in Eigen's AVX-512 packing.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include "rapt/core/tensor.hpp"
 #include "rapt/cpu/simd.hpp"
