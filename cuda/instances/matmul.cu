@@ -18,5 +18,13 @@ template void BackendTraits<Cuda>::matmul(Cuda, TensorView<bfloat16, 2, Cuda>,
                                           TensorView<const bfloat16, 2, Cuda>,
                                           TensorView<const bfloat16, 2, Cuda>,
                                           const MatmulOptions<bfloat16, Cuda>&);
+template void BackendTraits<Cuda>::matmul(Cuda, TensorView<float, 2, Cuda>,
+                                          TensorView<const half, 2, Cuda>,
+                                          TensorView<const half, 2, Cuda>,
+                                          const MatmulOptions<half, Cuda>&);
+template void BackendTraits<Cuda>::matmul(Cuda, TensorView<float, 2, Cuda>,
+                                          TensorView<const bfloat16, 2, Cuda>,
+                                          TensorView<const bfloat16, 2, Cuda>,
+                                          const MatmulOptions<bfloat16, Cuda>&);
 
 }  // namespace rapt

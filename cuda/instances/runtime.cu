@@ -191,17 +191,19 @@ Layout layout(cudaDataType_t type, index_t rows, index_t columns, index_t ld) {
 }  // namespace
 
 bool library_matmul(Cuda backend, const MatrixProduct& product) {
-  Types types;
+  Types types, out_types;
   Operand a, b;
   if (product.m == 0 || product.n == 0 || product.k == 0 || !types_of(product.dtype, types) ||
+      !types_of(product.out_dtype, out_types) ||
       !operand_of(product.m, product.k, product.a_row, product.a_column, a) ||
       !operand_of(product.k, product.n, product.b_row, product.b_column, b))
     return false;
   const index_t out_ld = product.m == 1 ? product.n : product.out_row;
   if (out_ld < product.n) return false;
-  // The library reads a bias as one dense, aligned vector.
+  // The library reads a bias as one dense, aligned vector of the type of the result.
   const bool has_bias = product.bias != nullptr;
-  if (has_bias && ((product.n > 1 && product.bias_stride != 1) || alignment_of(product.bias) < 16))
+  if (has_bias && (product.dtype != product.out_dtype ||
+                   (product.n > 1 && product.bias_stride != 1) || alignment_of(product.bias) < 16))
     return false;
 
   use_device(backend);
@@ -224,7 +226,7 @@ bool library_matmul(Cuda backend, const MatrixProduct& product) {
   }
   const Layout first = layout(types.element, b.inner, b.outer, b.ld);
   const Layout second = layout(types.element, a.inner, a.outer, a.ld);
-  const Layout result = layout(types.element, product.n, product.m, out_ld);
+  const Layout result = layout(out_types.element, product.n, product.m, out_ld);
 
   cublasLtMatmulPreference_t raw_preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&raw_preference), "cublasLtMatmulPreferenceCreate");

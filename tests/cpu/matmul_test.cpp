@@ -36,7 +36,7 @@ struct Matmul : testing::Test {};
 using Elements = testing::Types<float, double, half, bfloat16>;
 TYPED_TEST_SUITE(Matmul, Elements);
 
-template <class T>
+template <class T, class Out = T>
 void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, bool has_bias,
                     bool accumulate, index_t gap) {
   SCOPED_TRACE(testing::Message() << "m " << m << " n " << n << " k " << k << " a_rows " << a_rows
@@ -44,7 +44,7 @@ void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, b
                                   << accumulate << " gap " << gap);
   Philox random(static_cast<std::uint64_t>(m * 10007 + n * 101 + k));
   Strided<T> a(m, k, a_rows, gap, random), b(k, n, b_rows, gap, random);
-  Strided<T> out(m, n, true, gap, random), before = out;
+  Strided<Out> out(m, n, true, gap, random), before = out;
   Tensor<T, 1> bias(Shape{n});
   fill_normal(bias, random);
   MatmulOptions<T, Cpu> options{.accumulate = accumulate};
@@ -63,7 +63,7 @@ void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, b
         size += std::abs(term);
       }
       ASSERT_NEAR(static_cast<double>(out.view(i, j)), want,
-                  kSumError * size + relative_rounding<T>() * std::abs(want))
+                  kSumError * size + relative_rounding<Out>() * std::abs(want))
           << i << ", " << j;
     }
     for (index_t j = n; j < n + gap; ++j)  // nothing is written between the rows
@@ -97,6 +97,20 @@ TYPED_TEST(Matmul, CrossesTileAndPanelBorders) {
     expect_product<TypeParam>(400, 391, 20, b_rows, b_rows, true, true, 0);
     expect_product<TypeParam>(1, 3000, 600, true, b_rows, true, true, 0);
   }
+}
+
+TYPED_TEST(Matmul, SumsOf16BitFactorsCanStayUnrounded) {
+  using T = TypeParam;
+  using A = accumulate_t<T>;
+  for (const bool a_rows : {true, false})  // false, true: a weight gradient dy^T x
+    for (const bool b_rows : {true, false})
+      for (const bool accumulate : {true, false}) {
+        expect_product<T, A>(1, 70, 33, a_rows, b_rows, false, accumulate, 1);
+        expect_product<T, A>(3, 9, 130, a_rows, b_rows, true, accumulate, 0);
+        expect_product<T, A>(61, 77, 130, a_rows, b_rows, true, accumulate, 2);
+        expect_product<T, A>(200, 195, 530, a_rows, b_rows, false, accumulate, 0);
+        expect_product<T, A>(7, 5, 0, a_rows, b_rows, false, accumulate, 0);
+      }
 }
 
 TYPED_TEST(Matmul, EmptyExtentsAreLegal) {

@@ -141,6 +141,24 @@ TYPED_TEST(CudaOperations, MatmulMatchesPlainLoops) {
           }
 }
 
+TYPED_TEST(CudaOperations, MatmulCanLeaveSumsOf16BitFactorsUnrounded) {
+  using T = TypeParam;
+  using A = accumulate_t<T>;
+  const auto dy = gaussian<T>(Shape{70, 17}, 1), x = gaussian<T>(Shape{70, 33}, 2);
+  const auto before = gaussian<A>(Shape{17, 33}, 3);
+  auto dw = on_gpu(before);
+  const auto gdy = on_gpu(dy), gx = on_gpu(x);
+  matmul(dw, gdy.view().transpose(), gx, {.accumulate = true});
+  Tensor<A, 2> want(before.shape());
+  for (index_t i = 0; i < 17; ++i)
+    for (index_t j = 0; j < 33; ++j) {
+      double sum = at(before(i, j));
+      for (index_t l = 0; l < 70; ++l) sum += at(dy(l, i)) * at(x(l, j));
+      want(i, j) = static_cast<A>(sum);
+    }
+  expect_close(to(Cpu{}, dw), want, tolerance_of<A>() * 8);
+}
+
 TYPED_TEST(CudaOperations, MatmulTakesSlicesOfWiderTensors) {
   using T = TypeParam;
   const auto wide_a = gaussian<T>(Shape{9, 40}, 1), wide_b = gaussian<T>(Shape{23, 50}, 2);

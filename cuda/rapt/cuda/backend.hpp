@@ -58,8 +58,8 @@ struct BackendTraits<Cuda> {
   static void copy_elements(Cuda backend, TensorView<To, Rank, Cuda> to,
                             TensorView<const From, Rank, Cuda> from);
 
-  template <class T>
-  static void matmul(Cuda backend, TensorView<T, 2, Cuda> out, TensorView<const T, 2, Cuda> a,
+  template <class Out, class T>
+  static void matmul(Cuda backend, TensorView<Out, 2, Cuda> out, TensorView<const T, 2, Cuda> a,
                      TensorView<const T, 2, Cuda> b, const MatmulOptions<T, Cuda>& options);
 
   template <class T, std::size_t Rank>

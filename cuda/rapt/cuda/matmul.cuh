@@ -19,8 +19,8 @@ namespace rapt::cuda {
 
 inline constexpr int kTile = 16;
 
-template <class T>
-__global__ void matmul_block_per_tile(TensorView<T, 2, Cuda> out, TensorView<const T, 2, Cuda> a,
+template <class Out, class T>
+__global__ void matmul_block_per_tile(TensorView<Out, 2, Cuda> out, TensorView<const T, 2, Cuda> a,
                                       TensorView<const T, 2, Cuda> b,
                                       TensorView<const T, 1, Cuda> bias, bool accumulate) {
   using A = accumulate_t<T>;
@@ -46,17 +46,17 @@ __global__ void matmul_block_per_tile(TensorView<T, 2, Cuda> out, TensorView<con
     if (i < m && j < n) {
       if (bias) sum += static_cast<A>(bias(j));
       if (accumulate) sum += static_cast<A>(out(i, j));
-      out(i, j) = static_cast<T>(sum);
+      out(i, j) = static_cast<Out>(sum);
     }
   }
 }
 
-template <class T>
-void simple_matmul(Cuda backend, TensorView<T, 2, Cuda> out, TensorView<const T, 2, Cuda> a,
+template <class Out, class T>
+void simple_matmul(Cuda backend, TensorView<Out, 2, Cuda> out, TensorView<const T, 2, Cuda> a,
                    TensorView<const T, 2, Cuda> b, const MatmulOptions<T, Cuda>& options) {
   const auto tiles = [](index_t extent) { return (extent + kTile - 1) / kTile; };
   constexpr int kSharedBytes = 2 * kTile * kTile * static_cast<int>(sizeof(accumulate_t<T>));
-  launch("matmul_block_per_tile", matmul_block_per_tile<T>,
+  launch("matmul_block_per_tile", matmul_block_per_tile<Out, T>,
          {blocks_for(tiles(out.extent(0)) * tiles(out.extent(1))), kTile * kTile, kSharedBytes},
          backend, out, a, b, options.bias, options.accumulate);
 }
@@ -65,12 +65,13 @@ void simple_matmul(Cuda backend, TensorView<T, 2, Cuda> out, TensorView<const T,
 
 namespace rapt {
 
-template <class T>
-void BackendTraits<Cuda>::matmul(Cuda backend, TensorView<T, 2, Cuda> out,
+template <class Out, class T>
+void BackendTraits<Cuda>::matmul(Cuda backend, TensorView<Out, 2, Cuda> out,
                                  TensorView<const T, 2, Cuda> a, TensorView<const T, 2, Cuda> b,
                                  const MatmulOptions<T, Cuda>& options) {
   if (out.empty()) return;
   const cuda::MatrixProduct product{.dtype = dtype_of<T>,
+                                    .out_dtype = dtype_of<Out>,
                                     .m = out.extent(0),
                                     .n = out.extent(1),
                                     .k = a.extent(1),

@@ -12,7 +12,8 @@ void use_device(Cuda backend);
 
 /// out[m,n] = a[m,k] b[k,n] (+ bias[n]) (+ out). Strides count elements; out is contiguous along n.
 struct MatrixProduct {
-  DType dtype;
+  DType dtype;      // of a, b and bias
+  DType out_dtype;  // the same, or the type that sums run in
   index_t m, n, k;
   const void* a;
   index_t a_row, a_column;  // a(i, j) = a[i * a_row + j * a_column]

@@ -28,7 +28,8 @@
 
 namespace rapt {
 
-/// Bias [n] (absent: none); accumulate: out is added to instead of overwritten.
+/// Bias [n] (absent: none); accumulate: out is added to instead of overwritten. T is the element
+/// type of the factors.
 template <class T, class B>
 struct MatmulOptions {
   TensorView<const T, 1, B> bias{};
@@ -53,10 +54,10 @@ struct BackendTraits<Cpu> {
   // ---- memory ----
 
   static void* allocate(Cpu, std::size_t bytes) {
-    return ::operator new(bytes, std::align_val_t{kAlignment});
+    return ::operator new (bytes, std::align_val_t{kAlignment});
   }
   static void deallocate(Cpu, void* pointer, std::size_t) noexcept {
-    ::operator delete(pointer, std::align_val_t{kAlignment});
+    ::operator delete (pointer, std::align_val_t{kAlignment});
   }
   static void copy(Cpu, void* to, const void* from, std::size_t bytes) {
     if (bytes > 0) std::memcpy(to, from, bytes);
@@ -79,9 +80,10 @@ struct BackendTraits<Cpu> {
   static void copy_elements(Cpu, TensorView<To, Rank> to, TensorView<const From, Rank> from);
 
   /// out[m,n] = a[m,k] b[k,n] (+ bias[n]) (+ out). Each of a and b is contiguous along one of its
-  /// two axes, whichever; out along its last. k = 0 gives zeros (plus bias).   cpu/matmul.hpp
-  template <class T>
-  static void matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2> a,
+  /// two axes, whichever; out along its last. k = 0 gives zeros (plus bias). Out is T or acc: a
+  /// weight gradient is summed over calls without being rounded.               cpu/matmul.hpp
+  template <class Out, class T>
+  static void matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2> a,
                      TensorView<const T, 2> b, const MatmulOptions<T, Cpu>& options);
 
   /// y = x / sqrt(mean(x^2) + eps) * (weight or 1 + weight), along the last axis; y may be x.
@@ -130,8 +132,7 @@ struct BackendTraits<Cpu> {
   /// t = targets[i]; 0 where t == ignore_index. A target outside the vocabulary throws ValueError.
   ///                                                                           cpu/cross_entropy.hpp
   template <class T>
-  static void cross_entropy(Cpu, TensorView<accumulate_t<T>, 1> loss,
-                            TensorView<const T, 2> logits,
+  static void cross_entropy(Cpu, TensorView<accumulate_t<T>, 1> loss, TensorView<const T, 2> logits,
                             TensorView<const std::int32_t, 1> targets, std::int32_t ignore_index,
                             double smoothing);
 
@@ -145,37 +146,37 @@ namespace detail {
 
 template <class B>
 concept BackendMemory = std::copyable<B> && std::default_initializable<B> &&
-                        requires(B b, void* p, const void* c, std::size_t n) {
-                          { BackendTraits<B>::allocate(b, n) } -> std::same_as<void*>;
-                          BackendTraits<B>::deallocate(b, p, n);
-                          BackendTraits<B>::copy(b, p, c, n);
-                          BackendTraits<B>::copy_from_host(b, p, c, n);
-                          BackendTraits<B>::copy_to_host(b, p, c, n);
-                          BackendTraits<B>::fill_zero(b, p, n);
-                          BackendTraits<B>::synchronize(b);
-                        };
+    requires(B b, void* p, const void* c, std::size_t n) {
+  { BackendTraits<B>::allocate(b, n) } -> std::same_as<void*>;
+  BackendTraits<B>::deallocate(b, p, n);
+  BackendTraits<B>::copy(b, p, c, n);
+  BackendTraits<B>::copy_from_host(b, p, c, n);
+  BackendTraits<B>::copy_to_host(b, p, c, n);
+  BackendTraits<B>::fill_zero(b, p, n);
+  BackendTraits<B>::synchronize(b);
+};
 
 template <class B, class T, class A = accumulate_t<T>>
-concept BackendOperations =
-    requires(B b, TensorView<T, 2, B> out, TensorView<const T, 2, B> in, TensorView<T, 3, B> out3,
-             TensorView<T, 4, B> out4, TensorView<const T, 4, B> in4, TensorView<const T, 1, B> w,
-             TensorView<const A, 3, B> angle, TensorView<A, 1, B> loss,
-             TensorView<const std::int32_t, 1, B> targets,
-             TensorView<const std::int32_t, 2, B> ids, MatmulOptions<T, B> matmul_options,
-             RopeOptions rope_options) {
-      BackendTraits<B>::copy_elements(b, out, in);
-      BackendTraits<B>::matmul(b, out, in, in, matmul_options);
-      BackendTraits<B>::rms_norm(b, out, in, w, 1e-6, false);
-      BackendTraits<B>::rms_norm(b, out4, in4, w, 1e-6, false);
-      BackendTraits<B>::layer_norm(b, out, in, w, w, 1e-6);
-      BackendTraits<B>::gated_activation(b, out, in, in, Activation::silu);
-      BackendTraits<B>::embedding(b, out3, in, ids, A{1});
-      BackendTraits<B>::rope(b, out4, in4, angle, angle, rope_options);
-      BackendTraits<B>::append_to_cache(b, out4, in4, ids);
-      BackendTraits<B>::softcap(b, out, A{1});
-      BackendTraits<B>::add(b, out, in);
-      BackendTraits<B>::cross_entropy(b, loss, in, targets, std::int32_t{-100}, 0.0);
-    };
+concept BackendOperations = requires(B b, TensorView<T, 2, B> out, TensorView<const T, 2, B> in,
+                                     TensorView<T, 3, B> out3, TensorView<T, 4, B> out4,
+                                     TensorView<const T, 4, B> in4, TensorView<const T, 1, B> w,
+                                     TensorView<const A, 3, B> angle, TensorView<A, 1, B> loss,
+                                     TensorView<const std::int32_t, 1, B> targets,
+                                     TensorView<const std::int32_t, 2, B> ids,
+                                     MatmulOptions<T, B> matmul_options, RopeOptions rope_options) {
+  BackendTraits<B>::copy_elements(b, out, in);
+  BackendTraits<B>::matmul(b, out, in, in, matmul_options);
+  BackendTraits<B>::rms_norm(b, out, in, w, 1e-6, false);
+  BackendTraits<B>::rms_norm(b, out4, in4, w, 1e-6, false);
+  BackendTraits<B>::layer_norm(b, out, in, w, w, 1e-6);
+  BackendTraits<B>::gated_activation(b, out, in, in, Activation::silu);
+  BackendTraits<B>::embedding(b, out3, in, ids, A{1});
+  BackendTraits<B>::rope(b, out4, in4, angle, angle, rope_options);
+  BackendTraits<B>::append_to_cache(b, out4, in4, ids);
+  BackendTraits<B>::softcap(b, out, A{1});
+  BackendTraits<B>::add(b, out, in);
+  BackendTraits<B>::cross_entropy(b, loss, in, targets, std::int32_t{-100}, 0.0);
+};
 
 }  // namespace detail
 

@@ -2,7 +2,8 @@
 //
 //   m > 4   out is cut into tiles by shape alone, one task each; Eigen multiplies a tile on one
 //           thread. float and double: all of k at once, on the operands where they lie. half and
-//           bfloat16: panels of k are widened into scratch, summed in a float tile, rounded once.
+//           bfloat16: panels of k are widened into scratch, summed in a float tile, rounded once
+//           (or not at all, where out is float).
 //   m <= 4  a decode step: bound by reading b, once. b stored by columns (a weight [n, k]): dot
 //           products along k, two columns at a time. b stored by rows: a strip of columns is kept
 //           in registers while k runs.
@@ -99,9 +100,9 @@ MatrixRef<A> widen_panel(A* to, MatrixRef<T> x, index_t i, index_t j, index_t ro
   return {to, length, x.by_rows};
 }
 
-template <class T, class A = accumulate_t<T>>
-void product_widened(TensorView<T, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k, const A* bias,
-                     bool accumulate) {
+template <class Out, class T, class A = accumulate_t<T>>
+void product_widened(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k,
+                     const A* bias, bool accumulate) {
   constexpr index_t kDepth = 512;
   const index_t m = out.extent(0), n = out.extent(1);
   const ProductTiles tiles(m, n, 192, 192);
@@ -215,15 +216,15 @@ void sum_strips(const A* x, MatrixRef<T> b, index_t k, index_t begin, index_t en
   }
 }
 
-template <int kRows, class T, class A = accumulate_t<T>>
-void product_of_rows(TensorView<T, 2> out, const A* x, MatrixRef<T> b, index_t k, const A* bias,
+template <int kRows, class Out, class T, class A = accumulate_t<T>>
+void product_of_rows(TensorView<Out, 2> out, const A* x, MatrixRef<T> b, index_t k, const A* bias,
                      bool accumulate) {
   const index_t n = out.extent(1);
   const auto finish = [&](index_t r, index_t j, A sum) {
-    T& to = out.data()[r * out.stride(0) + j];
+    Out& to = out.data()[r * out.stride(0) + j];
     if (bias != nullptr) sum += bias[j];
     if (accumulate) sum += static_cast<A>(to);
-    to = static_cast<T>(sum);
+    to = static_cast<Out>(sum);
   };
   // About 32 KiB of b for a task, in whole strips.
   const index_t strip = 4 * Vec<A>::kLanes;
@@ -243,8 +244,8 @@ void product_of_rows(TensorView<T, 2> out, const A* x, MatrixRef<T> b, index_t k
 }  // namespace RAPT_SIMD
 }  // namespace cpu
 
-template <class T>
-void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2> a,
+template <class Out, class T>
+void BackendTraits<Cpu>::matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2> a,
                                 TensorView<const T, 2> b, const MatmulOptions<T, Cpu>& options) {
   using A = accumulate_t<T>;
   const index_t m = out.extent(0), n = out.extent(1), k = a.extent(1);

@@ -13,6 +13,13 @@ template <class First, class... Rest>
 concept SameElements = (std::same_as<element_t<First>, element_t<Rest>> && ...) &&
                        (std::same_as<backend_t<First>, backend_t<Rest>> && ...);
 
+/// Holds sums of products of the others' elements: in their type, or unrounded.
+template <class Out, class First, class... Rest>
+concept HoldsSumsOf = SameElements<First, Rest...> &&
+    std::same_as<backend_t<Out>, backend_t<First>> &&
+    (std::same_as<element_t<Out>, element_t<First>> ||
+     std::same_as<element_t<Out>, accumulate_t<element_t<First>>>);
+
 namespace detail {
 
 /// Throws ShapeError unless neighbours along the last axis lie side by side.

@@ -10,6 +10,9 @@
 //
 // Sums run in accumulate_t<T> (fp32; double for double) and are rounded once. 16-bit weights are
 // widened tile by tile, never as a whole. The result does not depend on the number of threads.
+//
+// out may hold accumulate_t<T> where a and b hold T: the gradient of a 16-bit weight, dw += dy^T x,
+// is matmul(dw, dy.transpose(), x, {.accumulate = true}) and is rounded nowhere.
 #pragma once
 
 #include "rapt/core/ops/checks.hpp"
@@ -17,9 +20,9 @@
 namespace rapt {
 
 template <WritableTensorLike<2> Out, TensorLike<2> A, TensorLike<2> B>
-requires SameElements<Out, A, B>
+requires HoldsSumsOf<Out, A, B>
 void matmul(Out&& out, const A& a, const B& b,
-            const MatmulOptions<element_t<Out>, backend_t<Out>>& options = {}) {
+            const MatmulOptions<element_t<A>, backend_t<A>>& options = {}) {
   auto o = as_view(out);
   const auto av = as_const_view(a);
   const auto bv = as_const_view(b);

@@ -4,16 +4,18 @@
 
 #include "rapt/core/backend.hpp"
 
-#define RAPT_INSTANCES_OF_MATMUL(KIND, T)                                                      \
-  KIND template void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2>, TensorView<const T, 2>, \
-                                                TensorView<const T, 2>,                        \
+#define RAPT_INSTANCES_OF_MATMUL(KIND, OUT, T)                                                   \
+  KIND template void BackendTraits<Cpu>::matmul(Cpu, TensorView<OUT, 2>, TensorView<const T, 2>, \
+                                                TensorView<const T, 2>,                          \
                                                 const MatmulOptions<T, Cpu>&);
 
 namespace rapt {
 
-RAPT_INSTANCES_OF_MATMUL(extern, float)
-RAPT_INSTANCES_OF_MATMUL(extern, double)
-RAPT_INSTANCES_OF_MATMUL(extern, half)
-RAPT_INSTANCES_OF_MATMUL(extern, bfloat16)
+RAPT_INSTANCES_OF_MATMUL(extern, float, float)
+RAPT_INSTANCES_OF_MATMUL(extern, double, double)
+RAPT_INSTANCES_OF_MATMUL(extern, half, half)
+RAPT_INSTANCES_OF_MATMUL(extern, bfloat16, bfloat16)
+RAPT_INSTANCES_OF_MATMUL(extern, float, half)
+RAPT_INSTANCES_OF_MATMUL(extern, float, bfloat16)
 
 }  // namespace rapt

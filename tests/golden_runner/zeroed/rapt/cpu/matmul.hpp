@@ -6,8 +6,8 @@
 
 namespace rapt {
 
-template <class T>
-void BackendTraits<Cpu>::matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2>,
+template <class Out, class T>
+void BackendTraits<Cpu>::matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2>,
                                 TensorView<const T, 2>, const MatmulOptions<T, Cpu>&) {
   zeroed::zero(out);
 }
