@@ -21,6 +21,7 @@
 #include "rapt/core/quantize.hpp"
 #include "rapt/core/random.hpp"
 #include "rapt/core/scratch.hpp"
+#include "rapt/core/tape.hpp"
 #include "rapt/core/tensor.hpp"
 #include "rapt/core/version.hpp"
 #include "rapt/mask/mask.hpp"

@@ -225,6 +225,17 @@ class Attention {
   }
   void initialize(Philox& random, double stddev = 0.02) { initialize(random, stddev, stddev); }
 
+  /// Gradients for all parameters, 0 at first: from now on backward() adds to them.
+  void require_gradients() {
+    detail::make_gradient(gradients_.qkv_weight, qkv_weight_);
+    detail::make_gradient(gradients_.qkv_bias, qkv_bias_);
+    detail::make_gradient(gradients_.out_weight, out_weight_);
+    detail::make_gradient(gradients_.out_bias, out_bias_);
+    detail::make_gradient(gradients_.q_norm, q_norm_);
+    detail::make_gradient(gradients_.k_norm, k_norm_);
+    detail::make_gradient(gradients_.sinks, sinks_);
+  }
+
   /// q_proj, k_proj, v_proj, o_proj (weight, bias), q_norm, k_norm, sinks: those there are.
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
@@ -233,18 +244,24 @@ class Attention {
     index_t begin = 0;
     for (int part = 0; part < 3; ++part) {
       const index_t end = begin + rows[part];
-      out.push_back({prefix + names[part] + ".weight", qkv_weight_.slice(0, begin, end)});
+      const auto of_part = [&](auto& all) {
+        return all.empty() ? all.view() : all.slice(0, begin, end);
+      };
+      out.push_back(
+          {prefix + names[part] + ".weight", of_part(qkv_weight_), of_part(gradients_.qkv_weight)});
       if (config_.qkv_bias)
-        out.push_back({prefix + names[part] + ".bias", qkv_bias_.slice(0, begin, end)});
+        out.push_back(
+            {prefix + names[part] + ".bias", of_part(qkv_bias_), of_part(gradients_.qkv_bias)});
       begin = end;
     }
-    if (config_.out_projection) out.push_back({prefix + "o_proj.weight", out_weight_});
-    if (config_.out_bias) out.push_back({prefix + "o_proj.bias", out_bias_});
+    if (config_.out_projection)
+      out.push_back({prefix + "o_proj.weight", out_weight_, gradients_.out_weight});
+    if (config_.out_bias) out.push_back({prefix + "o_proj.bias", out_bias_, gradients_.out_bias});
     if (config_.qk_norm != QkNorm::none) {
-      out.push_back({prefix + "q_norm.weight", q_norm_});
-      out.push_back({prefix + "k_norm.weight", k_norm_});
+      out.push_back({prefix + "q_norm.weight", q_norm_, gradients_.q_norm});
+      out.push_back({prefix + "k_norm.weight", k_norm_, gradients_.k_norm});
     }
-    if (config_.sinks) out.push_back({prefix + "sinks", sinks_});
+    if (config_.sinks) out.push_back({prefix + "sinks", sinks_, gradients_.sinks});
     return out;
   }
 
@@ -554,6 +571,13 @@ class Attention {
   Tensor<T, 1, B> qkv_bias_;
   Tensor<T, 2, B> out_weight_;
   Tensor<T, 1, B> out_bias_, q_norm_, k_norm_, sinks_;
+  struct Gradients {  // empty until require_gradients()
+    Tensor<accumulate_t<T>, 2, B> qkv_weight;
+    Tensor<accumulate_t<T>, 1, B> qkv_bias;
+    Tensor<accumulate_t<T>, 2, B> out_weight;
+    Tensor<accumulate_t<T>, 1, B> out_bias, q_norm, k_norm, sinks;
+  };
+  Gradients gradients_;
 };
 
 /// As many key/value heads as query heads. Throws ShapeError for another kv_heads.

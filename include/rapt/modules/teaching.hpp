@@ -47,6 +47,7 @@ class SelfAttention {
     return attention_.forward(x, call);
   }
   void initialize(Philox& random, double stddev = 0.02) { attention_.initialize(random, stddev); }
+  void require_gradients() { attention_.require_gradients(); }
   Parameters<T, B> parameters(const std::string& prefix = "") {
     return attention_.parameters(prefix);
   }
@@ -125,6 +126,9 @@ class MultiHeadAttentionStack {
 
   void initialize(Philox& random, double stddev = 0.02) {
     for (auto& head : heads_) head.initialize(random, stddev);
+  }
+  void require_gradients() {
+    for (auto& head : heads_) head.require_gradients();
   }
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;

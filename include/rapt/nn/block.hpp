@@ -131,6 +131,16 @@ class Block {
     if (post_mlp_norm_) post_mlp_norm_->initialize();
   }
 
+  /// Gradients for all parameters, 0 at first: from now on backward() adds to them.
+  void require_gradients() {
+    attention_.require_gradients();
+    mlp_.require_gradients();
+    attention_norm_.require_gradients();
+    mlp_norm_.require_gradients();
+    if (post_attention_norm_) post_attention_norm_->require_gradients();
+    if (post_mlp_norm_) post_mlp_norm_->require_gradients();
+  }
+
   /// Under Hugging Face's names: what is called post_attention_layernorm there is the norm before
   /// the feed-forward layer in Llama, and the norm after attention in Gemma.
   Parameters<T, B> parameters(const std::string& prefix = "") {

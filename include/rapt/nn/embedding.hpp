@@ -37,15 +37,19 @@ class Embedding {
 
   void initialize(Philox& random, double stddev = 0.02) { fill_normal(table_, random, stddev); }
 
+  /// A gradient for the table, 0 at first: from now on backward() adds to it.
+  void require_gradients() { detail::make_gradient(table_gradient_, table_); }
+
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
-    out.push_back({prefix + "weight", table_});
+    out.push_back({prefix + "weight", table_, table_gradient_});
     return out;
   }
 
  private:
   double scale_;
   Tensor<T, 2, B> table_;
+  Tensor<accumulate_t<T>, 2, B> table_gradient_;  // empty until require_gradients()
 };
 
 }  // namespace rapt::nn

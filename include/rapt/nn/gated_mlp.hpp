@@ -55,16 +55,27 @@ class GatedMlp {
     down_.initialize(random, residual_stddev);
   }
 
+  /// Gradients for all parameters, 0 at first: from now on backward() adds to them.
+  void require_gradients() {
+    gate_up_.require_gradients();
+    down_.require_gradients();
+  }
+
   /// gate_proj, up_proj, down_proj.
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
-    const auto weight = gate_up_.weight();
-    const auto bias = gate_up_.bias();
-    out.push_back({prefix + "gate_proj.weight", weight.slice(0, 0, hidden_)});
-    if (!bias.empty()) out.push_back({prefix + "gate_proj.bias", bias.slice(0, 0, hidden_)});
-    out.push_back({prefix + "up_proj.weight", weight.slice(0, hidden_, 2 * hidden_)});
-    if (!bias.empty())
-      out.push_back({prefix + "up_proj.bias", bias.slice(0, hidden_, 2 * hidden_)});
+    const auto half = [&](const char* name, index_t begin) {
+      const auto rows = [&](auto view) {
+        return view.empty() ? view : view.slice(0, begin, begin + hidden_);
+      };
+      out.push_back(
+          {prefix + name + ".weight", rows(gate_up_.weight()), rows(gate_up_.weight_gradient())});
+      if (!gate_up_.bias().empty())
+        out.push_back(
+            {prefix + name + ".bias", rows(gate_up_.bias()), rows(gate_up_.bias_gradient())});
+    };
+    half("gate_proj", 0);
+    half("up_proj", hidden_);
     detail::append_parameters(out, down_.parameters(prefix + "down_proj."));
     return out;
   }

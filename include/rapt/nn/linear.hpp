@@ -54,12 +54,20 @@ class Linear {
   TensorView<T, 2, B> weight() { return weight_.view(); }
   TensorView<const T, 2, B> weight() const { return weight_.view(); }
   TensorView<T, 1, B> bias() { return bias_.view(); }
+  TensorView<accumulate_t<T>, 2, B> weight_gradient() { return weight_gradient_.view(); }
+  TensorView<accumulate_t<T>, 1, B> bias_gradient() { return bias_gradient_.view(); }
+
+  /// Gradients for all parameters, 0 at first: from now on backward() adds to them.
+  void require_gradients() {
+    detail::make_gradient(weight_gradient_, weight_);
+    detail::make_gradient(bias_gradient_, bias_);
+  }
 
   /// weight [out, in] and, where there is one, bias [out].
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
-    out.push_back({prefix + "weight", weight_});
-    if (!bias_.empty()) out.push_back({prefix + "bias", bias_});
+    out.push_back({prefix + "weight", weight_, weight_gradient_});
+    if (!bias_.empty()) out.push_back({prefix + "bias", bias_, bias_gradient_});
     return out;
   }
 
@@ -73,6 +81,8 @@ class Linear {
 
   Tensor<T, 2, B> weight_;
   Tensor<T, 1, B> bias_;
+  Tensor<accumulate_t<T>, 2, B> weight_gradient_;  // empty until require_gradients()
+  Tensor<accumulate_t<T>, 1, B> bias_gradient_;
 };
 
 }  // namespace rapt::nn

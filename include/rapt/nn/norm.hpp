@@ -49,17 +49,24 @@ class Norm {
 
   const NormConfig& config() const { return config_; }
 
+  /// Gradients for all parameters, 0 at first: from now on backward() adds to them.
+  void require_gradients() {
+    detail::make_gradient(weight_gradient_, weight_);
+    detail::make_gradient(bias_gradient_, bias_);
+  }
+
   /// weight [n] and, for layer, bias [n].
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
-    out.push_back({prefix + "weight", weight_});
-    if (!bias_.empty()) out.push_back({prefix + "bias", bias_});
+    out.push_back({prefix + "weight", weight_, weight_gradient_});
+    if (!bias_.empty()) out.push_back({prefix + "bias", bias_, bias_gradient_});
     return out;
   }
 
  private:
   NormConfig config_;
   Tensor<T, 1, B> weight_, bias_;
+  Tensor<accumulate_t<T>, 1, B> weight_gradient_, bias_gradient_;  // empty until asked for
 };
 
 }  // namespace rapt::nn

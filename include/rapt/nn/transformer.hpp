@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "rapt/core/ops/softcap.hpp"
+#include "rapt/core/tape.hpp"
 #include "rapt/io/model_config.hpp"
 #include "rapt/nn/block.hpp"
 #include "rapt/nn/embedding.hpp"
@@ -38,6 +39,35 @@ struct TransformerCall {
   /// [batch, seq, d_model]: for looking inside.
   void (*observe)(void* context, index_t layer, TensorView<const T, 3, B> h) = nullptr;
   void* observe_context = nullptr;
+};
+
+/// The loss of some tokens; sum / tokens is the mean that logs show.
+struct TokenLoss {
+  double sum = 0;      // of the cross-entropies of the tokens that count
+  index_t tokens = 0;  // how many count: those whose target is not ignore_index
+
+  double mean() const { return tokens > 0 ? sum / static_cast<double>(tokens) : 0; }
+  TokenLoss& operator+=(const TokenLoss& other) {
+    sum += other.sum;
+    tokens += other.tokens;
+    return *this;
+  }
+};
+
+/// What a training step may bring besides ids and targets. Host views, as ids are.
+struct TrainingCall {
+  /// A target of this value does not count: padding, prompts.
+  std::int32_t ignore_index = -100;
+  /// Gradients are those of scale * TokenLoss::sum: 1 / (tokens of all micro-batches of a step),
+  /// times the loss scale of a model in half.
+  double scale = 1;
+  /// Documents packed into rows [batch, seq]: a token sees its own run of equal ids only, and
+  /// positions restart where a run begins.
+  TensorView<const std::int32_t, 2> document_ids{};
+  /// Rotary positions [batch, seq]; absent: 0, 1, ... of each row or document.
+  TensorView<const std::int32_t, 2> positions{};
+  /// Saves the input of each block only and runs the block again in the backward pass.
+  bool recompute = false;
 };
 
 template <class T = float, class B = Cpu>
@@ -106,6 +136,26 @@ class Transformer {
   }
   Tensor<T, 3, B> forward(TensorView<const std::int32_t, 2> ids, const Call& call = {}) const {
     return all_logits(ids, nullptr, call);
+  }
+
+  /// Cross-entropy of next-token prediction: targets[b, t] [batch, seq] is the id that position t
+  /// predicts. Logits are formed a few rows at a time, never as a whole. Defined in
+  /// nn/training.hpp.
+  TokenLoss loss(TensorView<const std::int32_t, 2> ids, TensorView<const std::int32_t, 2> targets,
+                 const TrainingCall& call = {}) const;
+
+  /// The same, and the gradients of call.scale * sum added to every parameter's gradient
+  /// (require_gradients() before the first call, zero_gradients() before each step).
+  TokenLoss forward_backward(TensorView<const std::int32_t, 2> ids,
+                             TensorView<const std::int32_t, 2> targets, Tape<B>& tape,
+                             const TrainingCall& call = {});
+
+  /// Gradients for all parameters, 0 at first: from now on forward_backward() adds to them.
+  void require_gradients() {
+    embedding_.require_gradients();
+    for (auto& block : blocks_) block.require_gradients();
+    norm_.require_gradients();
+    if (head_) head_->require_gradients();
   }
 
   /// Weights N(0, 0.02), projections into the residual stream N(0, 0.02 / sqrt(2 layers)), norms 1.
