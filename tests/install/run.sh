@@ -2,7 +2,8 @@
 # rapt as its users meet it: installed into a scratch prefix and found by find_package, fetched by
 # FetchContent from a folder, added by add_subdirectory, and through pkg-config. Each way builds and
 # runs the consumer beside this script, two translation units that both include everything. Then:
-# no compiler flag leaks, and the time to compile a ten-line program stays in its budget.
+# no compiler flag leaks, files built for different processors keep apart, and the time to compile
+# a ten-line program stays in its budget.
 #
 #   tests/install/run.sh [COMPILER]
 set -euo pipefail
@@ -51,6 +52,28 @@ if command -v pkg-config >/dev/null; then
   quiet "$scratch/by_pkg_config"
 fi
 
+eigen=$(for d in /usr/local/include/eigen3 /usr/include/eigen3; do
+  [ ! -d $d ] || echo "-isystem $d"
+done | head -1)
+
+# Two files of one program built for different processors: each runs its own kernels.
+if grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo; then
+  echo "-- one program, two instruction sets"
+  for part in "main " "second -march=x86-64-v3"; do
+    set -- $part
+    quiet $compiler -std=c++20 -O1 -I "$scratch/prefix/include" $eigen ${2-} \
+      -c "$here/consumer/$1.cpp" -o "$scratch/$1.o"
+    nm -C "$scratch/$1.o" | awk '$2 ~ /[WVu]/ {$1 = $2 = ""; print}' | sort -u >"$scratch/$1.symbols"
+  done
+  quiet $compiler "$scratch/main.o" "$scratch/second.o" -pthread -o "$scratch/mixed"
+  quiet "$scratch/mixed"
+  # What both may share: errors, checks of shapes, the thread pool. No kernel, nothing on tensors.
+  if comm -12 "$scratch/main.symbols" "$scratch/second.symbols" | grep -E 'rapt::cpu::|Tensor|Cpu'; then
+    echo "FAILED: files built for different processors share the functions above"
+    failed=1
+  fi
+fi
+
 # Processor time, the best of three: a busy machine makes the same work longer.
 budget() {  # SECONDS SOURCE
   local TIMEFORMAT='%U %S' spent best=
@@ -67,9 +90,6 @@ budget() {  # SECONDS SOURCE
   awk -v t="$best" -v b="$1" 'BEGIN {exit !(t < b)}' || echo "over budget"
   awk -v t="$best" -v b="$1" 'BEGIN {exit !(t < 2 * b)}' || { echo "FAILED: twice the budget"; failed=1; }
 }
-eigen=$(for d in /usr/local/include/eigen3 /usr/include/eigen3; do
-  [ ! -d $d ] || echo "-isystem $d"
-done | head -1)
 budget 6 "$here/consumer/attend.cpp"
 budget 15 "$here/consumer/main.cpp"
 

@@ -1,4 +1,5 @@
-// The few names every other header stands on: the index type and the host/device mark.
+// The few names every other header stands on: the index type, the host/device mark, and the name
+// of the instruction set that this file is compiled for.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +11,25 @@
 #define RAPT_HOST_DEVICE __host__ __device__
 #else
 #define RAPT_HOST_DEVICE
+#endif
+
+// The instruction set, chosen from the target flags as Eigen does: the name of the inline namespace
+// around all code that depends on it. The tag type Cpu lives there too, so that every function on
+// tensors of the CPU has another name where a file was built with other flags: the linker never
+// takes one file's AVX-512 for another file's SSE2.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__) && defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX512BF16__)
+#define RAPT_SIMD avx512_bf16
+#else
+#define RAPT_SIMD avx512
+#endif
+#elif defined(__AVX2__) && defined(__FMA__)
+#define RAPT_SIMD avx2
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define RAPT_SIMD neon
+#else
+#define RAPT_SIMD portable
 #endif
 
 namespace rapt {

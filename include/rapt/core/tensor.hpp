@@ -28,10 +28,16 @@
 
 namespace rapt {
 
-/// The CPU backend: a tag without state. Its memory and operations are BackendTraits<Cpu>.
+inline namespace RAPT_SIMD {
+
+/// The CPU backend: a tag without state. Its memory and operations are BackendTraits<Cpu>. One type
+/// for each instruction set (core/config.hpp), so tensors pass only between files built alike:
+/// where they do not, the linker names the two.
 struct Cpu {
   friend constexpr bool operator==(Cpu, Cpu) { return true; }
 };
+
+}  // namespace RAPT_SIMD
 
 /// What a backend must provide; see core/backend.hpp.
 template <class B>
@@ -194,8 +200,8 @@ class TensorView {
 
   // A template, because nvcc warns of a plain operator that a view of const could never use.
   template <class U>
-  requires(!std::is_const_v<T> && std::same_as<U, const T>)
-  RAPT_HOST_DEVICE constexpr operator TensorView<U, Rank, B>() const {
+  requires(!std::is_const_v<T> && std::same_as<U, const T>) RAPT_HOST_DEVICE constexpr
+  operator TensorView<U, Rank, B>() const {
     return {data_, shape_, strides_, backend_};
   }
   constexpr TensorView view() const { return *this; }

@@ -24,22 +24,15 @@
 #include "rapt/core/config.hpp"
 #include "rapt/core/dtype.hpp"
 
+// The ladder that names RAPT_SIMD is in core/config.hpp.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__) && defined(__AVX2__) && defined(__FMA__)
-#if defined(__AVX512BF16__)
-#define RAPT_SIMD avx512_bf16
-#else
-#define RAPT_SIMD avx512
-#endif
 #include "rapt/cpu/simd/avx512.hpp"
 #elif defined(__AVX2__) && defined(__FMA__)
-#define RAPT_SIMD avx2
 #include "rapt/cpu/simd/avx2.hpp"
 #elif defined(__ARM_NEON) && defined(__aarch64__)
-#define RAPT_SIMD neon
 #include "rapt/cpu/simd/neon.hpp"
 #else
-#define RAPT_SIMD portable
 #include "rapt/cpu/simd/portable.hpp"
 #endif
 
