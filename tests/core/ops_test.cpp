@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/rows.hpp"
 #include "rapt/core/ops/add.hpp"
 #include "rapt/core/ops/append_to_cache.hpp"
 #include "rapt/core/ops/cross_entropy.hpp"
@@ -15,52 +16,11 @@
 #include "rapt/core/ops/gated_activation.hpp"
 #include "rapt/core/ops/norm.hpp"
 #include "rapt/core/ops/softcap.hpp"
-#include "rapt/core/random.hpp"
 
-namespace rapt {
+namespace rapt::test {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-/// What one rounding of the result, and arithmetic in accumulate_t<T> before it, may cost.
-template <class T>
-double tolerance(double want, double size = 1) {
-  const double rounding = std::is_same_v<T, half>       ? 0x1p-11
-                          : std::is_same_v<T, bfloat16> ? 0x1p-8
-                                                        : 0;
-  const double arithmetic = std::is_same_v<T, double> ? 1e-13 : 1e-6;
-  return rounding * std::abs(want) + arithmetic * (std::abs(want) + size) +
-         (std::is_same_v<T, half> ? 0x1p-24 : 0);
-}
-
-/// A tensor whose rows have a gap after them, and which lies inside a larger one.
-template <class T>
-struct Rows {
-  Tensor<T, 3> memory;
-  TensorView<T, 2> view;
-  Rows(index_t rows, index_t n, Philox& random, double stddev = 1)
-      : memory(Shape{rows + 1, 2, n + 3}) {
-    fill_normal(memory, random, stddev);
-    view = memory.slice(0, 0, rows).select(1, 1).slice(1, 1, n + 1);
-  }
-};
-
-/// Runs `call` with 1 thread and with more; expects the same bits in `out`.
-template <class T>
-void expect_same_with_any_threads(Tensor<T, 2>& out, const std::function<void()>& call) {
-  const int before = num_threads();
-  set_num_threads(1);
-  std::memset(static_cast<void*>(out.data()), 0, out.bytes());
-  call();
-  const Tensor<T, 2> want = out;
-  for (const int threads : {2, 3, 7}) {
-    set_num_threads(threads);
-    std::memset(static_cast<void*>(out.data()), 0, out.bytes());
-    call();
-    EXPECT_EQ(std::memcmp(out.data(), want.data(), want.bytes()), 0) << threads << " threads";
-  }
-  set_num_threads(before);
-}
 
 template <class T>
 struct Ops : testing::Test {};
@@ -437,4 +397,4 @@ TYPED_TEST(Ops, EmptyTensorsAreLegal) {
 }
 
 }  // namespace
-}  // namespace rapt
+}  // namespace rapt::test

@@ -103,6 +103,64 @@ struct BackendTraits<Cuda> {
                             TensorView<const std::int32_t, 1, Cuda> targets,
                             std::int32_t ignore_index, double smoothing);
 
+  template <class T, std::size_t Rank>
+  static void rms_norm_backward(Cuda backend, TensorView<T, Rank, Cuda> dx,
+                                TensorView<accumulate_t<T>, 1, Cuda> dweight,
+                                TensorView<const T, Rank, Cuda> dy,
+                                TensorView<const T, Rank, Cuda> x,
+                                TensorView<const T, 1, Cuda> weight, double eps, bool plus_one);
+
+  template <class T, std::size_t Rank>
+  static void layer_norm_backward(Cuda backend, TensorView<T, Rank, Cuda> dx,
+                                  TensorView<accumulate_t<T>, 1, Cuda> dweight,
+                                  TensorView<accumulate_t<T>, 1, Cuda> dbias,
+                                  TensorView<const T, Rank, Cuda> dy,
+                                  TensorView<const T, Rank, Cuda> x,
+                                  TensorView<const T, 1, Cuda> weight, double eps);
+
+  template <class T>
+  static void gated_activation_backward(Cuda backend, TensorView<T, 2, Cuda> dgate,
+                                        TensorView<T, 2, Cuda> dup,
+                                        TensorView<const T, 2, Cuda> dout,
+                                        TensorView<const T, 2, Cuda> gate,
+                                        TensorView<const T, 2, Cuda> up, Activation activation);
+
+  template <class T>
+  static void embedding_backward(Cuda backend, TensorView<accumulate_t<T>, 2, Cuda> dtable,
+                                 TensorView<const T, 3, Cuda> dy,
+                                 TensorView<const std::int32_t, 2, Cuda> ids,
+                                 accumulate_t<T> scale);
+
+  template <class T>
+  static void softcap_backward(Cuda backend, TensorView<T, 2, Cuda> dx,
+                               TensorView<const T, 2, Cuda> dy, TensorView<const T, 2, Cuda> y,
+                               accumulate_t<T> cap);
+
+  template <class T>
+  static void cross_entropy_backward(Cuda backend, TensorView<accumulate_t<T>, 1, Cuda> loss,
+                                     TensorView<T, 2, Cuda> dlogits,
+                                     TensorView<const T, 2, Cuda> logits,
+                                     TensorView<const std::int32_t, 1, Cuda> targets,
+                                     std::int32_t ignore_index, double smoothing,
+                                     accumulate_t<T> scale);
+
+  template <class T>
+  static void column_sum(Cuda backend, TensorView<accumulate_t<T>, 1, Cuda> out,
+                         TensorView<const T, 2, Cuda> x, bool accumulate);
+
+  template <class T>
+  static void adamw_step(Cuda backend, TensorView<accumulate_t<T>, 1, Cuda> master,
+                         TensorView<accumulate_t<T>, 1, Cuda> first,
+                         TensorView<accumulate_t<T>, 1, Cuda> second,
+                         TensorView<const accumulate_t<T>, 1, Cuda> gradient,
+                         TensorView<T, 1, Cuda> values, const AdamWStep& step);
+
+  template <class T>
+  static double sum_of_squares(Cuda backend, TensorView<const T, 1, Cuda> x);
+
+  template <class T>
+  static void scale_in_place(Cuda backend, TensorView<T, 1, Cuda> x, accumulate_t<T> factor);
+
   /// Args is AttentionArgs<T, Cuda>.
   template <class Args, class Mask, class Score>
   static void attention_forward(Cuda backend, const Args& args, const Mask& mask,

@@ -44,6 +44,16 @@ struct RopeOptions {
   bool inverse = false;
 };
 
+/// One step of AdamW; core/ops/optimizer.hpp gives the formula.
+struct AdamWStep {
+  double lr = 1e-3;
+  double beta1 = 0.9, beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  index_t step = 1;           // t = 1, 2, ...: this step's own number
+  double gradient_scale = 1;  // on the gradient before all else: 1 / loss scale, clipping
+};
+
 template <>
 struct BackendTraits<Cpu> {
   static constexpr std::size_t kAlignment = 64;
@@ -97,16 +107,45 @@ struct BackendTraits<Cpu> {
   static void layer_norm(Cpu, TensorView<T, Rank> y, TensorView<const T, Rank> x,
                          TensorView<const T, 1> weight, TensorView<const T, 1> bias, double eps);
 
+  /// Gradients of rms_norm from dy: into dx, which may be dy or x, and added to dweight [n], which
+  /// may be absent. The statistics are computed again from x.                  cpu/norm.hpp
+  template <class T, std::size_t Rank>
+  static void rms_norm_backward(Cpu, TensorView<T, Rank> dx, TensorView<accumulate_t<T>, 1> dweight,
+                                TensorView<const T, Rank> dy, TensorView<const T, Rank> x,
+                                TensorView<const T, 1> weight, double eps, bool plus_one);
+
+  /// The same of layer_norm; dbias [n] is added to like dweight.               cpu/norm.hpp
+  template <class T, std::size_t Rank>
+  static void layer_norm_backward(Cpu, TensorView<T, Rank> dx,
+                                  TensorView<accumulate_t<T>, 1> dweight,
+                                  TensorView<accumulate_t<T>, 1> dbias,
+                                  TensorView<const T, Rank> dy, TensorView<const T, Rank> x,
+                                  TensorView<const T, 1> weight, double eps);
+
   /// out[i,:] = act(gate[i,:]) * up[i,:]; out may be gate or up.   cpu/gated_activation.hpp
   template <class T>
   static void gated_activation(Cpu, TensorView<T, 2> out, TensorView<const T, 2> gate,
                                TensorView<const T, 2> up, Activation activation);
+
+  /// dgate = dout * up * act'(gate), dup = dout * act(gate); each may be dout, gate or up, but not
+  /// the other.                                                    cpu/gated_activation.hpp
+  template <class T>
+  static void gated_activation_backward(Cpu, TensorView<T, 2> dgate, TensorView<T, 2> dup,
+                                        TensorView<const T, 2> dout, TensorView<const T, 2> gate,
+                                        TensorView<const T, 2> up, Activation activation);
 
   /// out[b,s,:] = scale * table[ids[b,s],:]; an id outside the table throws ValueError before
   /// anything is written.                                                      cpu/embedding.hpp
   template <class T>
   static void embedding(Cpu, TensorView<T, 3> out, TensorView<const T, 2> table,
                         TensorView<const std::int32_t, 2> ids, accumulate_t<T> scale);
+
+  /// dtable[ids[b,s],:] += scale * dy[b,s,:], in the order of b, s; refuses ids as embedding does.
+  ///                                                                           cpu/embedding.hpp
+  template <class T>
+  static void embedding_backward(Cpu, TensorView<accumulate_t<T>, 2> dtable,
+                                 TensorView<const T, 3> dy, TensorView<const std::int32_t, 2> ids,
+                                 accumulate_t<T> scale);
 
   /// Rotates x[b,s,h,:] into out (may be x) by cos, sin [batch or 1, seq, r/2], which already
   /// hold the attention factor.                                                cpu/rope.hpp
@@ -124,6 +163,11 @@ struct BackendTraits<Cpu> {
   template <class T>
   static void softcap(Cpu, TensorView<T, 2> x, accumulate_t<T> cap);
 
+  /// dx = dy * (1 - (y / cap)^2), from the capped y; dx may be dy or y.        cpu/softcap.hpp
+  template <class T>
+  static void softcap_backward(Cpu, TensorView<T, 2> dx, TensorView<const T, 2> dy,
+                               TensorView<const T, 2> y, accumulate_t<T> cap);
+
   /// out += x: the residual stream.                                            cpu/add.hpp
   template <class T>
   static void add(Cpu, TensorView<T, 2> out, TensorView<const T, 2> x);
@@ -135,6 +179,37 @@ struct BackendTraits<Cpu> {
   static void cross_entropy(Cpu, TensorView<accumulate_t<T>, 1> loss, TensorView<const T, 2> logits,
                             TensorView<const std::int32_t, 1> targets, std::int32_t ignore_index,
                             double smoothing);
+
+  /// dlogits[i,:] = scale * (softmax(logits[i,:]) - the wanted distribution), 0 where the target is
+  /// ignored; dlogits may be logits. loss [rows] as above, or absent. cpu/cross_entropy.hpp
+  template <class T>
+  static void cross_entropy_backward(Cpu, TensorView<accumulate_t<T>, 1> loss,
+                                     TensorView<T, 2> dlogits, TensorView<const T, 2> logits,
+                                     TensorView<const std::int32_t, 1> targets,
+                                     std::int32_t ignore_index, double smoothing,
+                                     accumulate_t<T> scale);
+
+  /// out[j] = sum_i x[i,j] (+ out[j]): the gradient of a bias.                 cpu/column_sum.hpp
+  template <class T>
+  static void column_sum(Cpu, TensorView<accumulate_t<T>, 1> out, TensorView<const T, 2> x,
+                         bool accumulate);
+
+  /// One step of AdamW on parameters kept in acc; values [n], where present, receives them rounded
+  /// to T.                                                                     cpu/optimizer.hpp
+  template <class T>
+  static void adamw_step(Cpu, TensorView<accumulate_t<T>, 1> master,
+                         TensorView<accumulate_t<T>, 1> first,
+                         TensorView<accumulate_t<T>, 1> second,
+                         TensorView<const accumulate_t<T>, 1> gradient, TensorView<T, 1> values,
+                         const AdamWStep& step);
+
+  /// sum_i x[i]^2, in double; infinite or NaN where an element is.             cpu/optimizer.hpp
+  template <class T>
+  static double sum_of_squares(Cpu, TensorView<const T, 1> x);
+
+  /// x *= factor.                                                              cpu/optimizer.hpp
+  template <class T>
+  static void scale_in_place(Cpu, TensorView<T, 1> x, accumulate_t<T> factor);
 
   /// Attention of attention/attention.hpp: Args is AttentionArgs<T, Cpu>. The decode path is chosen
   /// inside, by shape.                                           cpu/attention_forward.hpp
@@ -178,12 +253,36 @@ concept BackendOperations = requires(B b, TensorView<T, 2, B> out, TensorView<co
   BackendTraits<B>::cross_entropy(b, loss, in, targets, std::int32_t{-100}, 0.0);
 };
 
+template <class B, class T, class A = accumulate_t<T>>
+concept BackendTraining = requires(B b, TensorView<T, 2, B> out, TensorView<const T, 2, B> in,
+                                   TensorView<T, 4, B> out4, TensorView<const T, 3, B> in3,
+                                   TensorView<const T, 4, B> in4, TensorView<const T, 1, B> w,
+                                   TensorView<A, 1, B> sums, TensorView<A, 2, B> table,
+                                   TensorView<const A, 1, B> gradient,
+                                   TensorView<const std::int32_t, 1, B> targets,
+                                   TensorView<const std::int32_t, 2, B> ids,
+                                   TensorView<T, 1, B> values) {
+  BackendTraits<B>::rms_norm_backward(b, out, sums, in, in, w, 1e-6, false);
+  BackendTraits<B>::rms_norm_backward(b, out4, sums, in4, in4, w, 1e-6, false);
+  BackendTraits<B>::layer_norm_backward(b, out, sums, sums, in, in, w, 1e-6);
+  BackendTraits<B>::gated_activation_backward(b, out, out, in, in, in, Activation::silu);
+  BackendTraits<B>::embedding_backward(b, table, in3, ids, A{1});
+  BackendTraits<B>::softcap_backward(b, out, in, in, A{1});
+  BackendTraits<B>::cross_entropy_backward(b, sums, out, in, targets, std::int32_t{-100}, 0.0,
+                                           A{1});
+  BackendTraits<B>::column_sum(b, sums, in, true);
+  BackendTraits<B>::adamw_step(b, sums, sums, sums, gradient, values, AdamWStep{});
+  { BackendTraits<B>::sum_of_squares(b, gradient) } -> std::same_as<double>;
+  BackendTraits<B>::scale_in_place(b, sums, A{1});
+};
+
 }  // namespace detail
 
 /// A machine that rapt's modules run on: memory and every operation. The error a compiler prints
 /// for an incomplete backend names the operation that is missing.
 template <class B>
-concept Backend = detail::BackendMemory<B> && detail::BackendOperations<B, float>;
+concept Backend = detail::BackendMemory<B> && detail::BackendOperations<B, float> &&
+    detail::BackendTraining<B, float> && detail::BackendTraining<B, bfloat16>;
 
 static_assert(Backend<Cpu>);
 

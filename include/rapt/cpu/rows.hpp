@@ -69,6 +69,46 @@ void map_row(A* y, index_t n, F f, const Rows*... x) {
   if (i < n) f(V::load(x + i, n - i)...).store(y + i, n - i);
 }
 
+/// Positions [i, i + kLanes) of a row, or the fewer that are left at its end.
+template <class A>
+struct WholeVector {
+  template <class T>
+  Vec<A> load(const T* p) const {
+    return Vec<A>::load(p);
+  }
+  template <class T>
+  void store(T* p, Vec<A> v) const {
+    v.store(p);
+  }
+  Vec<A> only(Vec<A> v) const { return v; }
+};
+template <class A>
+struct PartialVector {
+  index_t lanes;
+  template <class T>
+  Vec<A> load(const T* p) const {
+    return Vec<A>::load(p, lanes);
+  }
+  template <class T>
+  void store(T* p, Vec<A> v) const {
+    v.store(p, lanes);
+  }
+  Vec<A> only(Vec<A> v) const {
+    A all[Vec<A>::kLanes];
+    v.store(all);
+    return Vec<A>::load(all, lanes);
+  }
+};
+
+/// f(i, vector) for the vectors of a row [n], which read and write rows of any element type: lanes
+/// beyond the end read as 0 and are not written; `only` makes them 0 in a value.
+template <class A, class F>
+void by_vectors(index_t n, F f) {
+  index_t i = 0;
+  for (; i + Vec<A>::kLanes <= n; i += Vec<A>::kLanes) f(i, WholeVector<A>{});
+  if (i < n) f(i, PartialVector<A>{n - i});
+}
+
 /// sum of f(x[i]) where f(0) adds nothing; four vectors at a time, in a fixed order.
 template <class A, class F>
 A fold_row(const A* x, index_t n, F f) {
@@ -171,6 +211,40 @@ void for_row_ranges(index_t rows, index_t elements_per_row, F&& f) {
   const index_t step = std::max<index_t>(1, kElements / std::max<index_t>(1, elements_per_row));
   parallel_for((rows + step - 1) / step,
                [&](index_t task) { f(task * step, std::min(rows, (task + 1) * step)); });
+}
+
+/// The sums over all rows of kSums vectors [n] at once, added to out[0], out[1], ... (null: not
+/// wanted; `accumulate` false: overwritten). Blocks of rows, cut by shape alone, are summed into
+/// vectors of their own by f(begin, end, sums), sums [kSums, n] and 0 at first; these are added in
+/// the order of the blocks.
+template <class A, std::size_t kSums, class F>
+void sum_over_rows(A* const (&out)[kSums], index_t rows, index_t n, bool accumulate, F f) {
+  constexpr index_t kMostBlocks = 64, kElements = 8192, kColumns = 256;
+  constexpr auto kVectors = static_cast<index_t>(kSums);
+  const index_t step = std::max(
+      {index_t{1}, kElements / std::max<index_t>(1, n), (rows + kMostBlocks - 1) / kMostBlocks});
+  const index_t blocks = (rows + step - 1) / step;
+  Scratch<Cpu> scratch;
+  A* parts = scratch.template tensor<A>(Shape{blocks, kVectors, n}).data();
+  parallel_for(blocks, [&](index_t block) {
+    A* sums = parts + block * kVectors * n;
+    std::fill_n(sums, kVectors * n, A{0});
+    f(block * step, std::min(rows, (block + 1) * step), sums);
+  });
+  parallel_for((n + kColumns - 1) / kColumns, [&](index_t task) {
+    const index_t first = task * kColumns, columns = std::min(kColumns, n - first);
+    for (std::size_t s = 0; s < kSums; ++s) {
+      if (out[s] == nullptr) continue;
+      const A* part = parts + static_cast<index_t>(s) * n + first;
+      A* to = out[s] + first;
+      by_vectors<A>(columns, [&](index_t j, auto v) {
+        Vec<A> sum = Vec<A>::zero();
+        for (index_t block = 0; block < blocks; ++block)
+          sum = sum + v.load(part + block * kVectors * n + j);
+        v.store(to + j, accumulate ? sum + v.load(to + j) : sum);
+      });
+    }
+  });
 }
 
 /// Rows of a view: the product of all extents but the last.

@@ -20,6 +20,25 @@ concept HoldsSumsOf = SameElements<First, Rest...> &&
     (std::same_as<element_t<Out>, element_t<First>> ||
      std::same_as<element_t<Out>, accumulate_t<element_t<First>>>);
 
+/// Can be written and holds sums of the elements of another tensor, unrounded.
+template <class X, std::size_t Rank, class Of>
+concept SumsLike = WritableTensorLike<X, Rank> && std::same_as<backend_t<X>, backend_t<Of>> &&
+    std::same_as<element_t<X>, accumulate_t<element_t<Of>>>;
+
+/// Token ids.
+template <class X, std::size_t Rank>
+concept IdsLike = TensorLike<X, Rank> && std::same_as<element_t<X>, std::int32_t>;
+
+/// A tensor that operations take as rows of its last axis.
+template <class X>
+concept HasRows = 2 <= rank_v<X>&& rank_v<X> <= 4;
+
+/// Out can be written, and all are rows of one rank and one element type.
+template <class Out, class... In>
+concept RowsLike = HasRows<Out> && WritableTensorLike<Out, rank_v<Out>> &&
+                   (TensorLike<In, rank_v<Out>>&&...) &&
+                   SameElements<Out, In...>;
+
 namespace detail {
 
 /// Throws ShapeError unless neighbours along the last axis lie side by side.

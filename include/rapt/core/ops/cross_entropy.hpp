@@ -1,4 +1,4 @@
-// Cross-entropy of next-token prediction, forward.
+// Cross-entropy of next-token prediction, and its gradient.
 //
 //   loss[i] = logsumexp(z_i) - (1 - e) z_i[t_i] - e mean(z_i)        z_i = logits[i, :]
 //
@@ -8,6 +8,12 @@
 // elsewhere. A row whose target is ignore_index has loss 0 and does not count in the mean; the mean
 // over no row at all is 0. Any other target outside [0, vocab) throws ValueError. Logits of any
 // size are stable.
+//
+//   dlogits[i, j] = scale (exp(z_ij - logsumexp(z_i)) - (1 - e) [j = t_i] - e / vocab)
+//
+// and 0 in ignored rows. scale is the gradient that arrives at each row's loss: 1 / (tokens that
+// count) for a mean, times the loss scale. cross_entropy_with_gradient overwrites the logits with
+// their gradient, so that a training step holds one [rows, vocab] and no more.
 #pragma once
 
 #include "rapt/core/convert.hpp"
@@ -26,6 +32,22 @@ struct CrossEntropyOptions {
   Reduction reduction = Reduction::mean;
 };
 
+namespace detail {
+
+template <class Logits, class Targets>
+void check_cross_entropy(std::string_view operation, const Logits& logits, const Targets& targets,
+                         double smoothing) {
+  check_shape(operation, "targets", targets.shape(), Shape{logits.extent(0)}, "[rows]");
+  if (logits.extent(0) > 0 && logits.extent(1) == 0)
+    throw ShapeError(text(operation, ": logits is ", shape_text(logits.shape()),
+                          ", expected at least one column = [rows, vocab]"));
+  if (!(smoothing >= 0 && smoothing <= 1))
+    throw ValueError(text(operation, ": label_smoothing is ", smoothing, ", expected 0 to 1"));
+  check_last_axis(operation, "logits", logits);
+}
+
+}  // namespace detail
+
 /// The loss of every row, into `loss`; `reduction` plays no part.
 template <WritableTensorLike<1> Loss, TensorLike<2> Logits, TensorLike<1> Targets>
 requires(std::same_as<element_t<Loss>, accumulate_t<element_t<Logits>>>&& std::same_as<
@@ -36,15 +58,8 @@ requires(std::same_as<element_t<Loss>, accumulate_t<element_t<Logits>>>&& std::s
   const auto l = as_view(loss);
   const auto z = as_const_view(logits);
   const auto t = as_const_view(targets);
-  detail::check_shape("cross_entropy", "targets", t.shape(), Shape{z.extent(0)}, "[rows]");
+  detail::check_cross_entropy("cross_entropy", z, t, options.label_smoothing);
   detail::check_shape("cross_entropy", "loss", l.shape(), Shape{z.extent(0)}, "[rows]");
-  if (z.extent(0) > 0 && z.extent(1) == 0)
-    throw ShapeError(detail::text("cross_entropy: logits is ", detail::shape_text(z.shape()),
-                                  ", expected at least one column = [rows, vocab]"));
-  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
-    throw ValueError(detail::text("cross_entropy: label_smoothing is ", options.label_smoothing,
-                                  ", expected 0 to 1"));
-  detail::check_last_axis("cross_entropy", "logits", z);
   BackendTraits<backend_t<Logits>>::cross_entropy(z.backend(), l, z, t, options.ignore_index,
                                                   options.label_smoothing);
 }
@@ -74,6 +89,38 @@ cross_entropy(const Logits& logits, const Targets& targets,
     return add_up(loss, as_const_view(targets));
   else
     return add_up(to(Cpu{}, loss), to(Cpu{}, targets));
+}
+
+/// The gradient of scale * (sum of the rows' losses); dlogits may be logits.
+template <WritableTensorLike<2> Dlogits, TensorLike<2> Logits, IdsLike<1> Targets>
+requires SameElements<Dlogits, Logits>
+void cross_entropy_backward(Dlogits&& dlogits, const Logits& logits, const Targets& targets,
+                            accumulate_t<element_t<Logits>> scale,
+                            const CrossEntropyOptions& options = {}) {
+  const auto d = as_view(dlogits);
+  const auto z = as_const_view(logits);
+  const auto t = as_const_view(targets);
+  detail::check_cross_entropy("cross_entropy_backward", z, t, options.label_smoothing);
+  detail::check_shape("cross_entropy_backward", "dlogits", d.shape(), z.shape(),
+                      "the shape of logits");
+  detail::check_last_axis("cross_entropy_backward", "dlogits", d);
+  BackendTraits<backend_t<Logits>>::cross_entropy_backward(
+      z.backend(), {}, d, z, t, options.ignore_index, options.label_smoothing, scale);
+}
+
+/// The loss of every row, and the gradient of scale * (their sum) in the place of the logits.
+template <WritableTensorLike<2> Logits, SumsLike<1, Logits> Loss, IdsLike<1> Targets>
+void cross_entropy_with_gradient(Loss&& loss, Logits&& logits, const Targets& targets,
+                                 accumulate_t<element_t<Logits>> scale,
+                                 const CrossEntropyOptions& options = {}) {
+  const auto l = as_view(loss);
+  const auto z = as_view(logits);
+  const auto t = as_const_view(targets);
+  detail::check_cross_entropy("cross_entropy_with_gradient", z, t, options.label_smoothing);
+  detail::check_shape("cross_entropy_with_gradient", "loss", l.shape(), Shape{z.extent(0)},
+                      "[rows]");
+  BackendTraits<backend_t<Logits>>::cross_entropy_backward(
+      z.backend(), l, z, as_const_view(z), t, options.ignore_index, options.label_smoothing, scale);
 }
 
 }  // namespace rapt
