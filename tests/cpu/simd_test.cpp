@@ -73,6 +73,7 @@ TYPED_TEST(Simd, ComputesWhatTheScalarsDo) {
   expect(fma(x, y, x), [](T p, T q) { return p * q + p; });
   expect(max(x, y), [](T p, T q) { return p > q ? p : q; });
   expect(min(x, y), [](T p, T q) { return p < q ? p : q; });
+  expect(sqrt(max(x, y)), [](T p, T q) { return std::sqrt(std::max(p, q)); });
   expect(round(x), [](T p, T) { return std::nearbyint(p); });
   expect(pow2(round(x)), [](T p, T) { return std::exp2(std::nearbyint(p)); });
 
@@ -169,8 +170,9 @@ TYPED_TEST(Simd, ExponentialsKeepTheirEdges) {
   const T smallest = std::numeric_limits<T>::denorm_min();
   EXPECT_EQ(at(power, std::log2(smallest)), smallest);
   EXPECT_EQ(at(flushed, std::log2(smallest)), 0);
-  for (const auto& value : {at(exponential, static_cast<T>(std::nan(""))), at(power, static_cast<T>(std::nan(""))),
-                            at(flushed, static_cast<T>(std::nan("")))})
+  for (const auto& value :
+       {at(exponential, static_cast<T>(std::nan(""))), at(power, static_cast<T>(std::nan(""))),
+        at(flushed, static_cast<T>(std::nan("")))})
     EXPECT_TRUE(std::isnan(value));
 }
 

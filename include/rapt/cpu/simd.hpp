@@ -6,8 +6,9 @@
 //   zero() broadcast(x)                        load(p) load(p, n)       the first n lanes, others 0
 //   load from half and bfloat16 (Vec<float>)   store(p) store(p, n)     converting, to nearest even
 //   a + b, a - b, a * b, a / b, fma(a, b, c)   max(a, b), min(a, b)     b where either is NaN
-//   round(a)           to nearest even         select(mask, a, b)       a where mask's sign bit is
-//   set pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
+//   sqrt(a)            rounded once            round(a)                 to nearest even
+//   select(mask, a, b) a where mask's sign bit is set
+//   pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
 //   sum(a), largest(a) over the lanes          sums(a)                  lane i: sum of a[i]'s lanes
 //   exp2, exp2_flushed, exp                    polynomials, below
 //

@@ -64,6 +64,7 @@ struct Vec<float> {
   friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
   friend Vec max(Vec a, Vec b) { return {vbslq_f32(vcgtq_f32(a.v, b.v), a.v, b.v)}; }
   friend Vec min(Vec a, Vec b) { return {vbslq_f32(vcltq_f32(a.v, b.v), a.v, b.v)}; }
+  friend Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
   friend Vec round(Vec a) { return {vrndnq_f32(a.v)}; }
   friend Vec select(Vec mask, Vec a, Vec b) {
     return {vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(mask.v)), a.v, b.v)};
@@ -128,6 +129,7 @@ struct Vec<double> {
   friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
   friend Vec max(Vec a, Vec b) { return {vbslq_f64(vcgtq_f64(a.v, b.v), a.v, b.v)}; }
   friend Vec min(Vec a, Vec b) { return {vbslq_f64(vcltq_f64(a.v, b.v), a.v, b.v)}; }
+  friend Vec sqrt(Vec a) { return {vsqrtq_f64(a.v)}; }
   friend Vec round(Vec a) { return {vrndnq_f64(a.v)}; }
   friend Vec select(Vec mask, Vec a, Vec b) {
     return {vbslq_f64(vcltzq_s64(vreinterpretq_s64_f64(mask.v)), a.v, b.v)};

@@ -71,6 +71,10 @@ struct Vec {
   friend Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   friend Vec max(Vec a, Vec b) { return blend(a.v > b.v, a, b); }
   friend Vec min(Vec a, Vec b) { return blend(a.v < b.v, a, b); }
+  friend Vec sqrt(Vec a) {
+    for (int i = 0; i < kLanes; ++i) a.v[i] = std::sqrt(a.v[i]);
+    return a;
+  }
   friend Vec round(Vec a) {
     // Adding 1.5 * 2^(mantissa bits) leaves no room for a fraction; right for |a| below 2^22
     // (2^51), which is all that the exponentials ask for.
