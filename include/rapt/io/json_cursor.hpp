@@ -129,6 +129,14 @@ class JsonCursor {
   /// Steps over a value of any kind.
   void skip() { skip(0); }
 
+  /// Steps over a value of any kind and returns its text, a string with its quotes.
+  std::string_view raw() {
+    space();
+    const std::size_t begin = at_;
+    skip(0);
+    return text_.substr(begin, at_ - begin);
+  }
+
   /// Nothing but white space may follow.
   void end() {
     space();
