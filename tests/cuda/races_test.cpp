@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "rapt/attention/attention.hpp"
+#include "rapt/core/ops/column_sum.hpp"
 #include "rapt/core/ops/cross_entropy.hpp"
 #include "rapt/core/ops/embedding.hpp"
 #include "rapt/core/ops/matmul.hpp"
@@ -56,6 +57,7 @@ std::vector<Case> cases() {
   const auto cos = on_gpu(gaussian<float>(Shape{1, 2, 70}, 6)),
              sin = on_gpu(gaussian<float>(Shape{1, 2, 70}, 7));
   const auto targets = on_gpu(whole_numbers(Shape<1>{3}, 8, 0, 299));
+  const auto ids = on_gpu(whole_numbers(Shape{1, 20}, 11, 0, 3));
   const auto q = on_gpu(gaussian<float>(Shape{1, 5, 4, 40}, 9)),
              k = on_gpu(gaussian<float>(Shape{1, 70, 2, 40}, 10));
   return {
@@ -93,6 +95,40 @@ std::vector<Case> cases() {
          Tensor<float, 1, Cuda> loss(Shape<1>{3});
          cross_entropy(loss, x, targets, {.label_smoothing = 0.1});
          return bits_of(loss);
+       }},
+      {"cross_entropy_with_gradient",
+       {0, 1, 2, 3, 4},
+       [=] {
+         Tensor<float, 1, Cuda> loss(Shape<1>{3});
+         Tensor<float, 2, Cuda> logits = x;
+         cross_entropy_with_gradient(loss, logits, targets, 1.f, {.label_smoothing = 0.1});
+         Bits bits = bits_of(logits);
+         for (const auto byte : bits_of(loss)) bits.push_back(byte);
+         return bits;
+       }},
+      {"column_sum",
+       {0},
+       [=] {
+         Tensor<float, 1, Cuda> out(Shape<1>{40});
+         column_sum(out, a);
+         return bits_of(out);
+       }},
+      {"rms_norm_backward",
+       {},
+       [=] {
+         Tensor<float, 2, Cuda> dx = x;
+         Tensor<float, 1, Cuda> dweight(Shape<1>{300});
+         rms_norm_backward(dx, dweight, dx, x, w);
+         Bits bits = bits_of(dx);
+         for (const auto byte : bits_of(dweight)) bits.push_back(byte);
+         return bits;
+       }},
+      {"embedding_backward",
+       {0},
+       [=] {
+         Tensor<float, 2, Cuda> dtable({4, 40});
+         embedding_backward(dtable, a.view().reshape(Shape{1, 20, 40}), ids);
+         return bits_of(dtable);
        }},
       {"attention",
        {},

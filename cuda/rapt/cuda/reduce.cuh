@@ -51,6 +51,30 @@ __device__ T block_max(T value) {
 template <class T>
 inline constexpr int kReduceBytes = kWarp* static_cast<int>(sizeof(T));
 
+inline constexpr int kColumnThreads = 256;  // a block of the kernels that sum columns
+
+/// write(j, sum over rows of term(i, j)) for all columns j < n: a block takes kWarp neighbours at a
+/// time, one a lane; its warps share the rows, i = warp, warp + warps, ..., and their sums are
+/// added in the order of the warps. Uses one A a thread of shared memory.
+template <class A, class Term, class Write>
+__device__ void sum_columns(index_t rows, index_t n, Term term, Write write) {
+  const Shared<A> of_warps = shared<A>();  // [warps, kWarp]
+  const int lane = lane_index(), warp = thread_index() / kWarp, warps = block_size() / kWarp;
+  for (index_t tile = block_index(); tile * kWarp < n; tile += grid_size()) {
+    const index_t j = tile * kWarp + lane;
+    A sum = 0;
+    if (j < n)
+      for (index_t i = warp; i < rows; i += warps) sum += term(i, j);
+    of_warps[warp * kWarp + lane] = sum;
+    block_barrier();
+    if (warp == 0 && j < n) {
+      for (int other = 1; other < warps; ++other) sum += of_warps[other * kWarp + lane];
+      write(j, sum);
+    }
+    block_barrier();  // the next tile writes where warp 0 still reads
+  }
+}
+
 /// Where row `row` of a view starts, rows being counted over all axes but the last.
 template <class T, std::size_t Rank>
 __device__ T* row_of(const TensorView<T, Rank, Cuda>& view, index_t row) {
@@ -83,6 +107,11 @@ __device__ inline index_t first_element() { return block_index() * block_size() 
 __device__ inline index_t element_step() { return grid_size() * block_size(); }
 inline LaunchShape element_launch(index_t n) {
   return {blocks_for((n + kElementThreads - 1) / kElementThreads), kElementThreads};
+}
+template <class A>
+LaunchShape column_launch(index_t n) {
+  return {blocks_for((n + kWarp - 1) / kWarp), kColumnThreads,
+          kColumnThreads * static_cast<int>(sizeof(A))};
 }
 
 }  // namespace rapt::cuda

@@ -1,10 +1,13 @@
 // The instance files that nvcc compiles, compiled for the host.
 #include "instances/add.cu"
 #include "instances/append_to_cache.cu"
+#include "instances/column_sum.cu"
 #include "instances/cross_entropy.cu"
 #include "instances/embedding.cu"
 #include "instances/gated_activation.cu"
 #include "instances/matmul.cu"
 #include "instances/norm.cu"
+#include "instances/norm_backward.cu"
+#include "instances/optimizer.cu"
 #include "instances/rope.cu"
 #include "instances/softcap.cu"
