@@ -1,19 +1,16 @@
 // matmul on the CPU (core/backend.hpp): out[m, n] = a[m, k] b[k, n] (+ bias) (+ out).
 //
-//   m > 4   out is cut into tiles by shape alone, one task each; Eigen multiplies a tile on one
-//           thread. float and double: all of k at once, on the operands where they lie. half and
-//           bfloat16: panels of k are widened into scratch, summed in a float tile, rounded once
-//           (or not at all, where out is float).
+//   m > 4   the packed product of cpu/gemm.hpp
 //   m <= 4  a decode step: bound by reading b, once. b stored by columns (a weight [n, k]): dot
 //           products along k, two columns at a time. b stored by rows: a strip of columns is kept
 //           in registers while k runs.
 //
-// Tiles are never cut along k across tasks, so no sum depends on the number of threads.
+// No sum is cut across tasks, so none depends on the number of threads.
 #pragma once
 
 #include <algorithm>
 
-#include "rapt/cpu/eigen.hpp"
+#include "rapt/cpu/gemm.hpp"
 #include "rapt/cpu/rows.hpp"
 
 namespace rapt {
@@ -27,106 +24,7 @@ inline constexpr index_t kFewRows = 4;
 template <class T>
 MatrixRef<T> matrix_ref(TensorView<const T, 2> x) {
   const bool by_rows = x.stride(1) == 1 || x.extent(1) <= 1;
-  // A stride along an axis of extent 1 is never used; it must still satisfy Eigen.
-  if (by_rows) return {x.data(), x.extent(0) <= 1 ? x.extent(1) : x.stride(0), true};
-  return {x.data(), x.extent(1) <= 1 ? x.extent(0) : x.stride(1), false};
-}
-
-/// Row and column ranges of one task. Large enough that packing the operands is paid for by the
-/// product, small enough that a decoder layer keeps 16 threads busy.
-struct ProductTiles {
-  index_t rows, columns, row_count, column_count;
-  ProductTiles(index_t m, index_t n, index_t max_rows, index_t max_columns) {
-    // Equal tiles, in multiples that fill the registers of a kernel.
-    const auto even = [](index_t extent, index_t limit, index_t unit) {
-      const index_t parts = (extent + limit - 1) / limit;
-      const index_t each = (extent + parts - 1) / parts;
-      return (each + unit - 1) / unit * unit;
-    };
-    rows = even(m, max_rows, 12);
-    columns = even(n, max_columns, 24);
-    row_count = (m + rows - 1) / rows;
-    column_count = (n + columns - 1) / columns;
-  }
-  index_t count() const { return row_count * column_count; }
-};
-
-/// What the first pass over a tile starts from, when the tile itself is the accumulator.
-template <class T>
-void start_tile(T* out, index_t stride, index_t rows, index_t columns, const T* bias,
-                bool accumulate) {
-  for (index_t i = 0; i < rows; ++i) {
-    T* row = out + i * stride;
-    if (!accumulate) {
-      if (bias != nullptr)
-        std::copy_n(bias, columns, row);
-      else
-        std::fill_n(row, columns, T{0});
-    } else if (bias != nullptr) {
-      for (index_t j = 0; j < columns; ++j) row[j] += bias[j];
-    }
-  }
-}
-
-/// The corner (i, j) of a matrix.
-template <class T>
-MatrixRef<T> corner(MatrixRef<T> x, index_t i, index_t j) {
-  return {x.data + (x.by_rows ? i * x.outer + j : j * x.outer + i), x.outer, x.by_rows};
-}
-
-template <class T>
-void product_exact(TensorView<T, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k, const T* bias,
-                   bool accumulate) {
-  const index_t m = out.extent(0), n = out.extent(1);
-  const ProductTiles tiles(m, n, 192, 192);
-  parallel_for(tiles.count(), [&](index_t tile) {
-    const index_t i = tile % tiles.row_count * tiles.rows;
-    const index_t j = tile / tiles.row_count * tiles.columns;
-    const index_t rows = std::min(tiles.rows, m - i), columns = std::min(tiles.columns, n - j);
-    T* to = out.data() + i * out.stride(0) + j;
-    start_tile(to, out.stride(0), rows, columns, bias == nullptr ? nullptr : bias + j, accumulate);
-    eigen_product(to, out.stride(0), corner(a, i, 0), corner(b, 0, j), rows, columns, k);
-  });
-}
-
-/// Widens x[i .. i + rows, j .. j + columns] into `to`, in the storage order of x.
-template <class A, class T>
-MatrixRef<A> widen_panel(A* to, MatrixRef<T> x, index_t i, index_t j, index_t rows,
-                         index_t columns) {
-  const index_t lines = x.by_rows ? rows : columns, length = x.by_rows ? columns : rows;
-  const T* from = corner(x, i, j).data;
-  for (index_t line = 0; line < lines; ++line)
-    widen_row(to + line * length, from + line * x.outer, length);
-  return {to, length, x.by_rows};
-}
-
-template <class Out, class T, class A = accumulate_t<T>>
-void product_widened(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k,
-                     const A* bias, bool accumulate) {
-  constexpr index_t kDepth = 512;
-  const index_t m = out.extent(0), n = out.extent(1);
-  const ProductTiles tiles(m, n, 192, 192);
-  parallel_for(tiles.count(), [&](index_t tile) {
-    const index_t i = tile % tiles.row_count * tiles.rows;
-    const index_t j = tile / tiles.row_count * tiles.columns;
-    const index_t rows = std::min(tiles.rows, m - i), columns = std::min(tiles.columns, n - j);
-    const index_t depth = std::min(kDepth, k);
-    Scratch<Cpu> scratch;
-    A* sum = scratch.template tensor<A>(Shape{rows, columns}).data();
-    A* a_panel = scratch.template tensor<A>(Shape{rows, depth}).data();
-    A* b_panel = scratch.template tensor<A>(Shape{depth, columns}).data();
-    if (accumulate)
-      for (index_t r = 0; r < rows; ++r)
-        widen_row(sum + r * columns, out.data() + (i + r) * out.stride(0) + j, columns);
-    start_tile(sum, columns, rows, columns, bias == nullptr ? nullptr : bias + j, accumulate);
-    for (index_t at = 0; at < k; at += depth) {
-      const index_t step = std::min(depth, k - at);
-      eigen_product(sum, columns, widen_panel(a_panel, a, i, at, rows, step),
-                    widen_panel(b_panel, b, at, j, step, columns), rows, columns, step);
-    }
-    for (index_t r = 0; r < rows; ++r)
-      narrow_row(out.data() + (i + r) * out.stride(0) + j, sum + r * columns, columns);
-  });
+  return {x.data(), x.stride(by_rows ? 0 : 1), by_rows};
 }
 
 // ---- few rows ----
@@ -258,7 +156,7 @@ void BackendTraits<Cpu>::matmul(Cpu, TensorView<Out, 2> out, TensorView<const T,
     bias = widened;
   }
   const auto weights = cpu::matrix_ref(b);
-  if (m <= cpu::kFewRows || k == 0) {
+  if (m <= cpu::kFewRows) {
     // The rows of a, once and for all columns: contiguous and in A.
     A* x = scratch.template tensor<A>(Shape{m, k}).data();
     for (index_t i = 0; i < m; ++i)
@@ -283,10 +181,9 @@ void BackendTraits<Cpu>::matmul(Cpu, TensorView<Out, 2> out, TensorView<const T,
           break;
       }
     }
-  } else if constexpr (std::is_same_v<A, T>) {
-    cpu::product_exact(out, cpu::matrix_ref(a), weights, k, bias, options.accumulate);
   } else {
-    cpu::product_widened(out, cpu::matrix_ref(a), weights, k, bias, options.accumulate);
+    cpu::product(out, cpu::matrix_ref(a), cpu::ProductWeights<T>{weights}, k, bias,
+                 options.accumulate);
   }
 }
 

@@ -11,6 +11,8 @@
 //   pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
 //   sum(a), largest(a) over the lanes          sums(a)                  lane i: sum of a[i]'s lanes
 //   exp2, exp2_flushed, exp                    polynomials, below
+//   Vec<Bfloat16Pair>, where kBfloat16Dot: fma(pairs, pairs, Vec<float>) adds both products of a
+//   lane
 //
 // The instruction set is chosen from the target flags, as Eigen does, and all code that depends on
 // it lives in an inline namespace of its name (RAPT_SIMD), so that files built with other flags
@@ -26,6 +28,13 @@
 #include "rapt/core/dtype.hpp"
 
 // The ladder that names RAPT_SIMD is in core/config.hpp.
+namespace rapt::cpu {
+/// Neighbours of a bfloat16 matrix along the axis that is summed.
+struct Bfloat16Pair {
+  bfloat16 even, odd;
+};
+}  // namespace rapt::cpu
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__) && defined(__AVX2__) && defined(__FMA__)
 #include "rapt/cpu/simd/avx512.hpp"

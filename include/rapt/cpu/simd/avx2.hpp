@@ -10,6 +10,7 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
 inline constexpr const char* kIsa = "avx2";
+inline constexpr bool kBfloat16Dot = false;
 
 template <class T>
 struct Vec;

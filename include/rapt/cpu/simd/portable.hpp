@@ -12,6 +12,7 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
 inline constexpr const char* kIsa = "portable";
+inline constexpr bool kBfloat16Dot = false;
 
 template <class T>
 struct Vec {
