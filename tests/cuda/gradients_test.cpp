@@ -13,6 +13,7 @@
 #include "rapt/core/ops/gated_activation.hpp"
 #include "rapt/core/ops/norm.hpp"
 #include "rapt/core/ops/optimizer.hpp"
+#include "rapt/core/ops/rope.hpp"
 #include "rapt/core/ops/softcap.hpp"
 #include "support/cuda_test.hpp"
 
@@ -218,6 +219,37 @@ TYPED_TEST(CudaGradients, ColumnSumsMatchPlainLoops) {
           for (index_t i = 0; i < rows; ++i) want(j) += at(wide(i, j + 1));
         }
         expect_close(to(Cpu{}, out), want, tolerance_of<A>() * 10);
+      }
+}
+
+/// <dy, R x> = <R^T dy, x>, whatever cos and sin are: `inverse` is the gradient in every layout.
+TYPED_TEST(CudaGradients, InverseRopeIsTheAdjoint) {
+  using T = TypeParam;
+  using A = accumulate_t<T>;
+  constexpr index_t kDim = 22;
+  const auto x = gaussian<T>(Shape{2, 3, 2, kDim}, 31), dy = gaussian<T>(x.shape(), 32);
+  for (const auto layout :
+       {RopeLayout::rotate_half, RopeLayout::interleaved, RopeLayout::interleaved_to_half})
+    for (const index_t pairs : {5, 11})
+      for (const index_t offset : {index_t{0}, kDim - 2 * pairs}) {
+        const auto cos = on_gpu(gaussian<A>(Shape{2, 3, pairs}, 33)),
+                   sin = on_gpu(gaussian<A>(Shape{2, 3, pairs}, 34));
+        RopeOptions options{.layout = layout, .offset = offset};
+        Tensor<T, 4, Cuda> y(x.shape());
+        rope(y, on_gpu(x), cos, sin, options);
+        options.inverse = true;
+        auto dx = on_gpu(dy);
+        rope(dx, cos, sin, options);
+        const auto y_home = to(Cpu{}, y), dx_home = to(Cpu{}, dx);
+        double through_y = 0, through_x = 0, size = 1;
+        for (index_t i = 0; i < x.size(); ++i) {
+          const double term = at(dy.data()[i]) * at(y_home.data()[i]);
+          through_y += term;
+          through_x += at(dx_home.data()[i]) * at(x.data()[i]);
+          size += std::abs(term);
+        }
+        EXPECT_NEAR(through_x, through_y, tolerance_of<T>().relative * size)
+            << "layout " << static_cast<int>(layout) << " pairs " << pairs << " offset " << offset;
       }
 }
 

@@ -1,9 +1,13 @@
 // ops rmsnorm, layernorm, gated_mlp, linear, embedding, softcap, cross_entropy.
 #include "golden_ops/case.hpp"
+#include "rapt/core/ops/column_sum.hpp"
 #include "rapt/core/ops/cross_entropy.hpp"
 #include "rapt/core/ops/embedding.hpp"
+#include "rapt/core/ops/gated_activation.hpp"
+#include "rapt/core/ops/matmul.hpp"
 #include "rapt/core/ops/norm.hpp"
 #include "rapt/core/ops/softcap.hpp"
+#include "rapt/core/random.hpp"
 #include "rapt/nn/gated_mlp.hpp"
 #include "rapt/nn/linear.hpp"
 
@@ -57,8 +61,12 @@ void expect_rows(Case& c, const std::string& tensor, const Tensor<float, 2>& row
   }
 }
 
-void gradients_of(Case& c, std::initializer_list<const char*> names) {
-  for (const char* name : names) c.gradient(name);
+/// dw = dy^T x of a product y = x w^T.
+void expect_weight_gradient(Case& c, const std::string& tensor, const Tensor<float, 2>& dy,
+                            const Tensor<float, 2>& x) {
+  Tensor<float, 2> dw({dy.extent(1), x.extent(1)});
+  matmul(dw, dy.view().transpose(), x, {.accumulate = true});
+  c.expect(tensor, dw);
 }
 
 }  // namespace
@@ -67,10 +75,17 @@ void run_rmsnorm(Case& c) {
   const auto weight = c.input<float, 1>("weight");
   with_rank(c, "x", [&](const auto& x) {
     auto y = x;
-    rms_norm(y, x, weight, c.setting<double>("eps"), c.setting("weight_plus_one", false));
+    const double eps = c.setting<double>("eps");
+    const bool plus_one = c.setting("weight_plus_one", false);
+    rms_norm(y, x, weight, eps, plus_one);
     c.expect("y", y);
+    if (!c.has("dy")) return;
+    auto dx = c.input<float, rank_v<decltype(x)>>("dy");  // in place
+    Tensor<float, 1> dweight(weight.shape());
+    rms_norm_backward(dx, dweight, dx, x, weight, eps, plus_one);
+    c.expect("dx", dx);
+    c.expect("dweight", dweight);
   });
-  gradients_of(c, {"dy", "dx", "dweight"});
 }
 
 void run_layernorm(Case& c) {
@@ -79,10 +94,18 @@ void run_layernorm(Case& c) {
   if (c.has("bias")) bias = c.input<float, 1>("bias");
   with_rank(c, "x", [&](const auto& x) {
     auto y = x;
-    layer_norm(y, x, weight, bias, c.setting<double>("eps"));
+    const double eps = c.setting<double>("eps");
+    layer_norm(y, x, weight, bias, eps);
     c.expect("y", y);
+    if (!c.has("dy")) return;
+    const auto dy = c.input<float, rank_v<decltype(x)>>("dy");
+    auto dx = dy;
+    Tensor<float, 1> dweight(weight.shape()), dbias(bias.shape());
+    layer_norm_backward(dx, dweight, dbias, dy, x, weight, eps);
+    c.expect("dx", dx);
+    c.expect("dweight", dweight);
+    if (c.has("dbias")) c.expect("dbias", dbias);
   });
-  gradients_of(c, {"dy", "dx", "dweight", "dbias"});
 }
 
 void run_gated_mlp(Case& c) {
@@ -97,10 +120,28 @@ void run_gated_mlp(Case& c) {
   if (gate.size() != 2) throw Failure("gate_proj.weight has not rank 2");
   nn::GatedMlp<float> mlp(gate[1], gate[0], activation->second, c.has("gate_proj.bias"));
   load_parameters(c, mlp.parameters());
-  expect_rows(c, "y", mlp.forward(c.input_rows<float>("x")));
-  c.gradient("dy");
-  c.gradient("dx");
-  for (const auto& p : mlp.parameters()) c.gradient("d" + p.name);
+  const auto x = c.input_rows<float>("x");
+  expect_rows(c, "y", mlp.forward(x));
+  if (!c.has("dy")) return;
+
+  const auto dy = c.input_rows<float>("dy");
+  const auto gate_weight = c.input<float, 2>("gate_proj.weight");
+  const auto up_weight = c.input<float, 2>("up_proj.weight");
+  const auto down_weight = c.input<float, 2>("down_proj.weight");
+  const Shape hidden_shape{x.extent(0), gate[0]};
+  Tensor<float, 2> g(hidden_shape), u(hidden_shape), hidden(hidden_shape), dhidden(hidden_shape);
+  matmul(g, x, gate_weight.view().transpose());
+  matmul(u, x, up_weight.view().transpose());
+  gated_activation(hidden, g, u, activation->second);
+  matmul(dhidden, dy, down_weight);
+  gated_activation_backward(g, u, dhidden, g, u, activation->second);  // in place
+  Tensor<float, 2> dx(x.shape());
+  matmul(dx, g, gate_weight);
+  matmul(dx, u, up_weight, {.accumulate = true});
+  expect_rows(c, "dx", dx);
+  expect_weight_gradient(c, "dgate_proj.weight", g, x);
+  expect_weight_gradient(c, "dup_proj.weight", u, x);
+  expect_weight_gradient(c, "ddown_proj.weight", dy, hidden);
 }
 
 void run_linear(Case& c) {
@@ -108,8 +149,18 @@ void run_linear(Case& c) {
   if (weight.size() != 2) throw Failure("weight has not rank 2");
   nn::Linear<float> linear(weight[1], weight[0], c.has("bias"));
   load_parameters(c, linear.parameters());
-  expect_rows(c, "y", linear.forward(c.input_rows<float>("x")));
-  gradients_of(c, {"dy", "dx", "dweight", "dbias"});
+  const auto x = c.input_rows<float>("x");
+  expect_rows(c, "y", linear.forward(x));
+  if (!c.has("dy")) return;
+  const auto dy = c.input_rows<float>("dy");
+  Tensor<float, 2> dx(x.shape());
+  matmul(dx, dy, c.input<float, 2>("weight"));
+  expect_rows(c, "dx", dx);
+  expect_weight_gradient(c, "dweight", dy, x);
+  if (!c.has("dbias")) return;
+  Tensor<float, 1> dbias({dy.extent(1)});
+  column_sum(dbias, dy);
+  c.expect("dbias", dbias);
 }
 
 void run_embedding(Case& c) {
@@ -118,14 +169,24 @@ void run_embedding(Case& c) {
   Tensor<float, 3> y({ids.extent(0), ids.extent(1), table.extent(1)});
   embedding(y, table, ids);
   c.expect("y", y);
-  gradients_of(c, {"dy", "dweight"});
+  if (!c.has("dy")) return;
+  Tensor<float, 2> dtable(table.shape());
+  embedding_backward(dtable, c.input_as<float>("dy", y.shape()), ids);
+  // A padding row is one that its owner does not train.
+  if (const index_t padding = c.setting<index_t>("padding_idx", -1); padding >= 0)
+    fill(dtable.slice(0, padding, padding + 1), 0);
+  c.expect("dweight", dtable);
 }
 
 void run_softcap(Case& c) {
   auto x = c.input_rows<float>("x");
-  softcap(x, static_cast<float>(c.setting<double>("softcap")));
+  const auto cap = static_cast<float>(c.setting<double>("softcap"));
+  softcap(x, cap);
   expect_rows(c, "y", x);
-  gradients_of(c, {"dy", "dx"});
+  if (!c.has("dy")) return;
+  auto dx = c.input_rows<float>("dy");
+  softcap_backward(dx, dx, x, cap);
+  expect_rows(c, "dx", dx);
 }
 
 void run_cross_entropy(Case& c) {
@@ -135,18 +196,40 @@ void run_cross_entropy(Case& c) {
   options.ignore_index = c.setting<std::int32_t>("ignore_index", -100);
   options.label_smoothing = c.setting("label_smoothing", 0.0);
   const std::string reduction = c.setting<std::string>("reduction", "mean");
-  if (reduction == "none") {
-    Tensor<float, 1> loss({logits.extent(0)});
+  const bool by_row = reduction == "none";
+  if (!by_row && reduction != "mean" && reduction != "sum")
+    throw Unsupported{"reduction " + reduction};
+  Tensor<float, 1> loss({by_row ? logits.extent(0) : 1});
+  if (by_row) {
     cross_entropy(loss, logits, targets, options);
-    c.expect("loss", loss);
   } else {
-    if (reduction != "mean" && reduction != "sum") throw Unsupported{"reduction " + reduction};
     options.reduction = reduction == "sum" ? Reduction::sum : Reduction::mean;
-    Tensor<float, 1> loss({1});
     loss(0) = cross_entropy(logits, targets, options);
-    c.expect("loss", loss);
   }
-  gradients_of(c, {"dloss", "dlogits"});
+  c.expect("loss", loss);
+
+  if (!c.has("dloss")) return;
+  // dloss stands before a sum of rows, before their mean, or beside each row.
+  const auto dloss = c.input_as<float>("dloss", loss.shape());
+  index_t counted = 0;
+  for (index_t i = 0; i < targets.size(); ++i) counted += targets(i) != options.ignore_index;
+  Tensor<float, 2> dlogits(logits.shape()), in_place = logits;
+  Tensor<float, 1> losses({logits.extent(0)});
+  const auto write_gradients = [&](index_t begin, index_t end, float scale) {
+    const auto rows = [&](auto&& x) { return x.slice(0, begin, end); };
+    cross_entropy_backward(rows(dlogits.view()), rows(logits.view()), rows(targets.view()), scale,
+                           options);
+    cross_entropy_with_gradient(rows(losses.view()), rows(in_place.view()), rows(targets.view()),
+                                scale, options);
+  };
+  if (by_row)
+    for (index_t i = 0; i < logits.extent(0); ++i) write_gradients(i, i + 1, dloss(i));
+  else
+    write_gradients(0, logits.extent(0),
+                    dloss(0) / (reduction == "sum" ? 1.f : static_cast<float>(counted)));
+  c.expect("dlogits", dlogits);
+  c.expect_again("dlogits", "in place", in_place);
+  if (by_row) c.expect_again("loss", "with the gradient", losses);
 }
 
 }  // namespace rapt::golden

@@ -153,15 +153,20 @@ TEST_F(GoldenRunner, MatchesInfinitiesAndNaN) {
   EXPECT_EQ(r.code, 0) << r.err;
 }
 
-TEST_F(GoldenRunner, CallsGradientsThatAreNotBuiltForward) {
-  add("softcap", "with_gradient", {{"softcap", 1e9}}, {{"default", {1e-6, 0}}},
-      {{"x", {{1, 1}, {1.f}}},
-       {"y", {{1, 1}, {1.f}}},
-       {"dy", {{1, 1}, {1.f}}},
-       {"dx", {{1, 1}, {1.f}}}});
+TEST_F(GoldenRunner, ComparesGradientsWhereTheyAreStored) {
+  const auto add_gradient = [&](const char* name, float dx) {
+    add("softcap", name, {{"softcap", 1e9}}, {{"default", {1e-6, 0}}},
+        {{"x", {{1, 1}, {1.f}}},
+         {"y", {{1, 1}, {1.f}}},
+         {"dy", {{1, 1}, {3.f}}},
+         {"dx", {{1, 1}, {dx}}}});
+  };
+  add_gradient("right_gradient", 3.f);
+  add_gradient("wrong_gradient", 2.f);
   const Outcome r = run_folder();
-  EXPECT_EQ(r.code, 0);
-  EXPECT_THAT(r.out, HasSubstr("with_gradient 0 1e-06 forward\n1 passed, 0 failed, 0 skipped\n"));
+  EXPECT_EQ(r.code, 1);
+  EXPECT_THAT(r.out, HasSubstr("right_gradient 0 1e-06 ok\n"));
+  EXPECT_THAT(r.err, HasSubstr("wrong_gradient: dx[0] is 3, expected 2 within 1e-06"));
 }
 
 TEST_F(GoldenRunner, FailsWhereATensorWasForgottenOrIsMissing) {

@@ -374,6 +374,52 @@ TYPED_TEST(RopeOperation, MatchesComplexNumbersOnStridedViews) {
     }
 }
 
+/// <dy, R x> = <R^T dy, x>, whatever cos and sin are: `inverse` is the gradient in every layout,
+/// for partial rotation on either side, on strided heads and in place.
+TYPED_TEST(RopeOperation, InverseIsTheAdjoint) {
+  using T = TypeParam;
+  using A = accumulate_t<T>;
+  constexpr index_t kBatch = 2, kSeq = 3, kHeads = 2;
+  const double error = std::is_same_v<T, double>  ? 1e-14
+                       : std::is_same_v<T, float> ? 1e-6
+                       : std::is_same_v<T, half>  ? 0x1p-11
+                                                  : 0x1p-8;
+  Philox random(12);
+  for (const RopeLayout layout : kLayouts)
+    for (const auto& [dim, turning] : {std::pair<index_t, index_t>{34, 34}, {34, 10}, {64, 48}})
+      for (const bool trailing : {false, true})
+        for (const bool shared : {false, true}) {
+          SCOPED_TRACE(testing::Message() << "layout " << int(layout) << " dim " << dim
+                                          << " turning " << turning << " trailing " << trailing);
+          Tensor<T, 3> fused({kBatch, kSeq, 5 + kHeads * dim});
+          fill_normal(fused, random);
+          const Shape heads{kBatch, kSeq, kHeads, dim};
+          const auto x = fused.slice(2, 3, 3 + kHeads * dim).reshape(heads);
+          Tensor<T, 4> dy(heads), y(heads), dx(heads);
+          fill_normal(dy, random);
+          Tensor<A, 3> cos({shared ? 1 : kBatch, kSeq, turning / 2}), sin(cos.shape());
+          fill_normal(cos, random);
+          fill_normal(sin, random);
+          RopeOptions options{.layout = layout, .offset = trailing ? dim - turning : 0};
+          rapt::rope(y, x, cos, sin, options);
+          options.inverse = true;
+          rapt::rope(dx, dy, cos, sin, options);
+          double through_y = 0, through_x = 0, size = 1;
+          for (index_t b = 0; b < kBatch; ++b)
+            for (index_t s = 0; s < kSeq; ++s)
+              for (index_t h = 0; h < kHeads; ++h)
+                for (index_t c = 0; c < dim; ++c) {
+                  const double term = double(dy(b, s, h, c)) * double(y(b, s, h, c));
+                  through_y += term;
+                  through_x += double(dx(b, s, h, c)) * double(x(b, s, h, c));
+                  size += std::abs(term);
+                }
+          EXPECT_NEAR(through_x, through_y, error * size);
+          rapt::rope(dy, cos, sin, options);
+          EXPECT_EQ(std::memcmp(dy.data(), dx.data(), dx.bytes()), 0) << "in place";
+        }
+}
+
 TYPED_TEST(RopeOperation, DoesNotDependOnTheNumberOfThreads) {
   using T = TypeParam;
   Philox random(10);

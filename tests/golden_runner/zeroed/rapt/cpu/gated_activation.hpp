@@ -12,4 +12,13 @@ void BackendTraits<Cpu>::gated_activation(Cpu, TensorView<T, 2> out, TensorView<
   zeroed::zero(out);
 }
 
+template <class T>
+void BackendTraits<Cpu>::gated_activation_backward(Cpu, TensorView<T, 2> dgate,
+                                                   TensorView<T, 2> dup, TensorView<const T, 2>,
+                                                   TensorView<const T, 2>, TensorView<const T, 2>,
+                                                   Activation) {
+  zeroed::zero(dgate);
+  zeroed::zero(dup);
+}
+
 }  // namespace rapt
