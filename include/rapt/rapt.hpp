@@ -1,6 +1,7 @@
 // rapt: attention, in C++20, header-only.
 //
 //   attention(out, q, k, v)        the kernel: any mask, any score modifier      attention/
+//   attention_backward(dq, ...)    its gradient
 //   MultiHeadAttention<float> ...  layers with weights, rotation and caches      modules/
 //   nn::Transformer<float>         language models                              nn/
 //
@@ -9,7 +10,9 @@
 #pragma once
 
 #include "rapt/attention/attention.hpp"
+#include "rapt/attention/backward.hpp"
 #include "rapt/attention/reference.hpp"
+#include "rapt/attention/reference_backward.hpp"
 #include "rapt/cache/footprint.hpp"
 #include "rapt/cache/kv_cache.hpp"
 #include "rapt/cache/rolling_kv_cache.hpp"

@@ -1,8 +1,10 @@
-// op sdpa: attention() with every mask, score and option of the cases, chosen at run time.
+// op sdpa: attention() and its gradient with every mask, score and option of the cases, chosen at
+// run time.
 #include <optional>
 
 #include "golden_ops/case.hpp"
 #include "rapt/attention/attention.hpp"
+#include "rapt/attention/backward.hpp"
 
 namespace rapt::golden {
 namespace {
@@ -135,13 +137,30 @@ void run_sdpa(Case& c) {
   Tensor<float, 3> lse({batch, heads, q_len}), lse_with_sink({batch, heads, q_len});
   options.logsumexp = lse;
   options.logsumexp_with_sink = lse_with_sink;
-  attention(out, q, k, v, causal & window & documents & blocks & dense & by_document_row,
-            then(softcap, alibi, bias), options);
+  const auto mask = causal & window & documents & blocks & dense & by_document_row;
+  const auto score = then(softcap, alibi, bias);
+  attention(out, q, k, v, mask, score, options);
 
   c.expect("out", out);
   c.expect("lse", lse);
   if (c.has("lse_with_sink")) c.expect("lse_with_sink", lse_with_sink);
-  for (const char* name : {"dout", "dq", "dk", "dv", "dsinks"}) c.gradient(name);
+
+  if (!c.has("dout")) return;
+  const auto dout = load("dout");
+  Tensor<float, 4> dq(q.shape()), dk(k.shape()), dv(v.shape());
+  Tensor<float, 1> dsinks({heads});
+  AttentionBackwardOptions<Tensor<float, 4>> backward;
+  backward.scale = options.scale;
+  backward.sink_logits = options.sink_logits;
+  backward.kv_lengths = options.kv_lengths;
+  backward.cu_seqlens_q = options.cu_seqlens_q;
+  backward.cu_seqlens_k = options.cu_seqlens_k;
+  if (c.has("dsinks")) backward.dsinks = dsinks;
+  attention_backward(dq, dk, dv, dout, q, k, v, out, lse, mask, score, backward);
+  c.expect("dq", dq);
+  c.expect("dk", dk);
+  c.expect("dv", dv);
+  if (c.has("dsinks")) c.expect("dsinks", dsinks);
 }
 
 }  // namespace rapt::golden

@@ -215,6 +215,11 @@ struct BackendTraits<Cpu> {
   /// inside, by shape.                                           cpu/attention_forward.hpp
   template <class Args, class Mask, class Score>
   static void attention_forward(Cpu, const Args& args, const Mask& mask, const Score& score);
+
+  /// Gradient of attention of attention/backward.hpp: Args is AttentionBackwardArgs<T, Cpu>.
+  ///                                                             cpu/attention_backward.hpp
+  template <class Args, class Mask, class Score>
+  static void attention_backward(Cpu, const Args& args, const Mask& mask, const Score& score);
 };
 
 namespace detail {

@@ -1,0 +1,733 @@
+// The gradient of attention on the CPU: one pass over the tiles that are seen, with recomputation.
+//
+//   for each chunk of queries (all heads of a group):           Q, dO packed; D, L; dQ = 0
+//     for each tile of 64 keys J that some query sees:          K_J, V_J packed once a chunk
+//       for each 48 queries I of a head:
+//         S  = Q_I K_J^T                 P = exp(score(scale S) - L)        0 where hidden
+//         dP = dO_I V_J^T                dU = P (dP - D) d score / d s
+//         dQ_I += dU K_J     dV_J += P^T dO_I     dK_J += dU^T Q_I
+//     dq = scale dQ
+//   dv = dV;  dk = scale dK
+//
+//               keys ->                         Five products of equal size. Verdicts are asked for
+//           full   full  partial  skip          48 rows x 64 keys, and in a partial tile for 6 rows
+//         +------+------+------+- - - +         x 1 vector of keys; what six rows see lies between
+//    48 | |      |      |\.    |      |         two columns, and nothing outside of them is
+//  rows | |      |      |  \.  |      |         multiplied: not in S and dP, not in the sums over
+//         +------+------+------+- - - +         keys (dQ), not in the sums over rows (dK, dV).
+//
+// GQA is reduced in place: the heads of a group add to one dK and dV. Memory O(chunk + kv_len) in
+// the accumulation type for each part of the work; 16-bit elements are converted as they are
+// packed. A call of few sequences and heads is cut into parts by shape alone: parts own query
+// chunks and sum dK and dV of their own, which are added in order at the end. So a result does not
+// depend on the number of threads.
+//
+// With a sink z the weights are P = w exp(s - L0), L0 the logsumexp without it and w = exp(L0 - L):
+// w joins dO, and the sink needs nothing else in the tiles. A gradient dL0 of L0 joins D:
+//
+//   dZ = exp(s - L0) (w dP - D'),    D' = w (D - dL) - dL0
+//
+// A partial tile that holds a value which is not finite is summed pair by pair, so that what is
+// hidden is never multiplied.
+//
+// Sources: Dao 2023, arXiv:2307.08691, algorithm 2.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "rapt/attention/backward_options.hpp"
+#include "rapt/attention/sequences.hpp"
+#include "rapt/core/backend.hpp"
+#include "rapt/core/parallel.hpp"
+#include "rapt/core/scratch.hpp"
+#include "rapt/cpu/attention_backward_tile.hpp"
+#include "rapt/cpu/attention_call.hpp"
+#include "rapt/cpu/simd.hpp"
+#include "rapt/mask/bias_gradient.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+/// How one key head of a sequence is cut. A unit is a chunk of the queries of some heads of the
+/// group; a part is a set of units with one dK and dV.
+struct BackwardCut {
+  index_t heads, head_blocks;     // heads of a unit, blocks of heads in a group
+  index_t queries, query_blocks;  // queries of a unit, chunks of a sequence
+  index_t parts;
+  index_t units() const { return head_blocks * query_blocks; }
+  /// Unit u belongs to part 0 1 2 2 1 0 0 1 2 ...: causal work grows with u.
+  index_t part_of(index_t u) const {
+    const index_t turn = u % (2 * parts);
+    return turn < parts ? turn : 2 * parts - 1 - turn;
+  }
+};
+
+/// The query rows of one head that share a tile of scores, and their place among the packed rows.
+struct BackwardRows {
+  RowBlock block;
+  index_t first;  // packed row
+  bool finite;    // all of q and dO
+};
+
+/// What a part of the work adds to: dK and dV, zeros until a tile of keys is touched, and the
+/// gradients of the score's parameters.
+template <class A>
+struct BackwardSums {
+  A *dk, *dv;              // [kv_len][row_step]
+  unsigned char* touched;  // [key tiles]
+  A* dsinks;               // [group], or absent
+  A* dbias;                // [group][columns of the relative bias], or absent
+};
+
+/// One unit: a chunk of queries of some heads against all keys of their key head.
+template <class Args, class Mask, class Score>
+class BackwardUnit {
+  using T = typename Args::Element;
+  using A = accumulate_t<T>;
+  using V = Vec<A>;
+  using Tiling = BackwardTiling<A>;
+  static constexpr int kGroup = Tiling::kGroup;
+  static constexpr index_t kLanes = Tiling::kLanes, kPanel = Tiling::kPanel;
+  static constexpr index_t kKeyTile = Tiling::kKeyTile, kRowTile = Tiling::kRowTile;
+  static constexpr index_t kGroups = kRowTile / kGroup;
+  static constexpr A kNone = -std::numeric_limits<A>::infinity();
+
+ public:
+  BackwardUnit(const Args& args, const AttentionSequence& seq, const Mask& mask, const Score& score,
+               index_t kv_head, index_t group, const BackwardCut& cut, BackwardSums<A> sums,
+               Scratch<Cpu>& scratch)
+      : args_(args),
+        seq_(seq),
+        mask_(mask),
+        score_(score),
+        first_head_(kv_head * group),
+        sums_(sums),
+        dim_(args.q.extent(3)),
+        value_dim_(args.v.extent(3)),
+        k_step_(Tiling::row_step(dim_)),
+        v_step_(Tiling::row_step(value_dim_)),
+        k_row_(row_address(args, args.k, seq, kv_head)),
+        v_row_(row_address(args, args.v, seq, kv_head)) {
+    const auto buffer = [&](index_t n) { return scratch.template tensor<A>(Shape<1>{n}).data(); };
+    const index_t most_rows = cut.heads * cut.queries;
+    q_ = buffer(most_rows * k_step_);
+    dq_ = buffer(most_rows * k_step_);
+    dout_ = buffer(most_rows * v_step_);
+    lse_ = buffer(most_rows);
+    delta_ = buffer(most_rows);
+    keys_ = buffer(kKeyTile * k_step_);
+    keys_across_ = buffer(kKeyTile * dim_);
+    values_across_ = buffer(kKeyTile * value_dim_);
+    s_ = buffer(kRowTile * kKeyTile);
+    dp_ = buffer(kRowTile * kKeyTile);
+    derivative_ = buffer(detail::is_identity<Score> ? 0 : kKeyTile);
+    seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kRowTile * kKeyTile}).data();
+    positions_ = scratch.template tensor<index_t>(Shape<1>{cut.queries}).data();
+    const index_t row_tiles = cut.heads * ((cut.queries + kRowTile - 1) / kRowTile);
+    rows_ = scratch.template tensor<BackwardRows>(Shape<1>{row_tiles}).data();
+    verdicts_ = scratch.template tensor<TileVerdict>(Shape<1>{row_tiles}).data();
+  }
+
+  /// Heads [head, head + heads) of the group, queries [begin, begin + queries).
+  void run(index_t head, index_t heads, index_t begin, index_t queries) {
+    pack_queries(first_head_ + head, heads, begin, queries);
+    std::fill_n(dq_, heads * queries * k_step_, A(0));
+    for (tile_begin_ = 0; tile_begin_ < seq_.kv_len; tile_begin_ += kKeyTile) {
+      const index_t n = std::min(kKeyTile, seq_.kv_len - tile_begin_);
+      const KeySpan keys = keys_of(args_, seq_, tile_begin_, n);
+      const detail::KeyRange range = detail::key_range(keys);
+      bool seen = false;
+      for (index_t t = 0; t < row_tiles_; ++t) {
+        const RowBlock& block = rows_[t].block;
+        verdicts_[t] = detail::verdict_of(mask_, seq_.b, block, 0, block.queries, range);
+        seen = seen || verdicts_[t] != TileVerdict::skip;
+      }
+      if (!seen) continue;
+      pack_tile(n);
+      for (index_t t = 0; t < row_tiles_; ++t) {
+        if (verdicts_[t] == TileVerdict::skip) continue;
+        const RowBlock& block = rows_[t].block;
+        detail::report_tile(mask_, seq_.b, block, 0, block.queries, range);
+        add_tile(rows_[t], keys, verdicts_[t] == TileVerdict::partial);
+      }
+    }
+    store_queries(first_head_ + head, heads, begin, queries);
+  }
+
+ private:
+  /// Columns [begin, end) of the tile hold all that six rows see of it; `tested`: not all inside
+  /// is seen, seen_ says what.
+  struct Columns {
+    index_t begin, end;
+    bool tested;
+    bool empty() const { return begin >= end; }
+  };
+
+  // ---- rows ----
+
+  void pack_queries(index_t head, index_t heads, index_t begin, index_t queries) {
+    for (index_t i = 0; i < queries; ++i) positions_[i] = query_position(args_, seq_, begin + i);
+    row_tiles_ = 0;
+    for (index_t h = 0; h < heads; ++h) {
+      for (index_t i = 0; i < queries; i += kRowTile) {
+        BackwardRows& rows = rows_[row_tiles_++];
+        const index_t n = std::min(kRowTile, queries - i);
+        rows.block = {head + h, 1, begin + i, n, positions_ + i, !args_.q_positions};
+        rows.first = h * queries + i;
+        rows.finite = true;
+        for (index_t r = 0; r < n; ++r)
+          rows.finite &= pack_query(head + h, begin + i + r, rows.first + r);
+      }
+    }
+  }
+
+  template <class View>
+  auto* row_of(const View& view, index_t h, index_t i) const {
+    return view.data() + seq_.row * view.stride(0) + (seq_.q_begin + i) * view.stride(1) +
+           h * view.stride(2);
+  }
+
+  /// Row r of the packed rows: q, w dO, L0 and D' (see the top). Says whether it is finite.
+  bool pack_query(index_t h, index_t i, index_t r) {
+    const index_t at = seq_.q_begin + i;
+    const A lse = args_.logsumexp(seq_.row, h, at);
+    A whole = lse, sink_weight = 0;
+    if (args_.sink_logits) {
+      const A sink = static_cast<A>(args_.sink_logits(h));
+      if (args_.logsumexp_with_sink) {
+        whole = args_.logsumexp_with_sink(seq_.row, h, at);
+      } else if (const A top = std::max(lse, sink); top != kNone) {
+        whole = top + std::log(std::exp(lse - top) + std::exp(sink - top));
+      }
+      if (whole != kNone) sink_weight = std::exp(sink - whole);
+    }
+    const A dwhole =
+        args_.dlogsumexp_with_sink ? args_.dlogsumexp_with_sink(seq_.row, h, at) : A(0);
+    if (lse == kNone) {  // sees nothing: no gradient, whatever q and dO hold
+      std::fill_n(q_ + r * k_step_, k_step_, A(0));
+      std::fill_n(dout_ + r * v_step_, v_step_, A(0));
+      lse_[r] = -kNone;
+      delta_[r] = 0;
+      if (sums_.dsinks != nullptr) sums_.dsinks[h - first_head_] += sink_weight * dwhole;
+      return true;
+    }
+    const T* const dout = row_of(args_.dout, h, i);
+    const A weight = std::exp(lse - whole);
+    const A d = detail::dot_rows<A>(dout, row_of(args_.out, h, i), value_dim_) - dwhole;
+    if (sums_.dsinks != nullptr) sums_.dsinks[h - first_head_] -= sink_weight * d;
+    lse_[r] = lse;
+    delta_[r] = weight * d;
+    if (args_.dlogsumexp) delta_[r] -= args_.dlogsumexp(seq_.row, h, at);
+    const bool q_finite = detail::pack_row(q_ + r * k_step_, row_of(args_.q, h, i), dim_, A(1));
+    return detail::pack_row(dout_ + r * v_step_, dout, value_dim_, weight) && q_finite;
+  }
+
+  void store_queries(index_t head, index_t heads, index_t begin, index_t queries) const {
+    const V scale = V::broadcast(args_.scale);
+    for (index_t h = 0; h < heads; ++h) {
+      for (index_t i = 0; i < queries; ++i) {
+        const A* const from = dq_ + (h * queries + i) * k_step_;
+        T* const to = row_of(args_.dq, head + h, begin + i);
+        for (index_t t = 0; t < dim_; t += kLanes)
+          detail::store_lanes(V::load(from + t) * scale, to + t, dim_ - t);
+      }
+    }
+  }
+
+  // ---- keys ----
+
+  void pack_tile(index_t n) {
+    const T* rows[kKeyTile] = {};
+    for (index_t j = 0; j < n; ++j) rows[j] = v_row_(tile_begin_ + j);
+    detail::pack_keys(values_across_, rows, n, value_dim_);
+    for (index_t j = 0; j < n; ++j) rows[j] = k_row_(tile_begin_ + j);
+    detail::pack_keys(keys_across_, rows, n, dim_);
+    keys_finite_ = true;
+    for (index_t j = 0; j < n; ++j)
+      keys_finite_ &= detail::pack_row(keys_ + j * k_step_, rows[j], dim_, A(1));
+    unsigned char& touched = sums_.touched[tile_begin_ / kKeyTile];
+    if (touched == 0) {
+      std::fill_n(sums_.dk + tile_begin_ * k_step_, n * k_step_, A(0));
+      std::fill_n(sums_.dv + tile_begin_ * v_step_, n * v_step_, A(0));
+    }
+    touched = 1;
+  }
+
+  // ---- a tile ----
+
+  void add_tile(const BackwardRows& rows, const KeySpan& keys, bool partial) {
+    const index_t queries = rows.block.queries, n = keys.count;
+    Columns columns[kGroups];
+    for (index_t first = 0, g = 0; first < queries; first += kGroup, ++g) {
+      columns[g] = {0, n, false};
+      if (partial) {
+        columns[g] = look(rows.block, first, std::min(queries, first + kGroup), keys);
+        clear_outside(first, std::min(queries, first + kGroup), n, columns[g]);
+      }
+    }
+    multiply_across(s_, q_ + rows.first * k_step_, k_step_, keys_across_, dim_, queries, columns);
+    multiply_across(dp_, dout_ + rows.first * v_step_, v_step_, values_across_, value_dim_, queries,
+                    columns);
+    for (index_t r = 0; r < queries; ++r)
+      if (!columns[r / kGroup].empty()) gradients_of_row(rows, r, keys, columns[r / kGroup]);
+    // Only what hides something can meet a value that must not be multiplied.
+    const bool safe = !partial && detail::is_identity<Score>;
+    add_to_queries(rows, queries, columns, safe || keys_finite_);
+    add_to_keys(rows, n, queries, columns, safe || rows.finite);
+  }
+
+  /// What rows [first, last) see of the tile, asked for six rows and one vector of keys.
+  Columns look(const RowBlock& block, index_t first, index_t last, const KeySpan& keys) {
+    Columns columns{keys.count, 0, false};
+    bool gap = false;
+    for (index_t j = 0; j < keys.count; j += kLanes) {
+      const KeySpan part = keys.part(j, std::min(kLanes, keys.count - j));
+      const detail::KeyRange range = detail::key_range(part);
+      const TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block, first, last, range);
+      mask_int<A>* const seen = seen_ + first * kKeyTile + j;
+      index_t begin = j, end = j;  // what is seen of this vector
+      if (verdict == TileVerdict::full) {
+        for (index_t r = first; r < last; ++r)
+          std::fill_n(seen + (r - first) * kKeyTile, part.count, mask_int<A>(-1));
+        end = j + part.count;
+      } else if (verdict == TileVerdict::skip ||
+                 !detail::ask_rows<A>(seen, kKeyTile, mask_, seq_.b, block, first, last, part,
+                                      range)) {
+        for (index_t r = first; r < last; ++r)
+          std::fill_n(seen + (r - first) * kKeyTile, part.count, mask_int<A>(0));
+        gap = true;
+      } else {
+        columns.tested = true;
+        const auto any = [&](index_t at) {
+          mask_int<A> bits = 0;
+          for (index_t r = 0; r < last - first; ++r) bits |= seen[r * kKeyTile + at];
+          return bits != 0;
+        };
+        end = j + part.count;
+        while (!any(begin - j)) ++begin;
+        while (!any(end - j - 1)) --end;
+      }
+      if (begin == end) continue;
+      if (columns.end > 0 && gap) columns.tested = true;
+      columns.begin = std::min(columns.begin, begin);
+      columns.end = end;
+      gap = false;
+    }
+    return columns;
+  }
+
+  /// Zeros for the vectors that six rows do not compute: the sums over rows may read them.
+  void clear_outside(index_t first, index_t last, index_t n, const Columns& columns) {
+    const index_t begin = columns.begin / kLanes * kLanes;
+    const index_t end = detail::round_up(columns.end, kLanes), whole = detail::round_up(n, kLanes);
+    for (index_t r = first; r < last; ++r) {
+      for (index_t j = 0; j < whole; j += kLanes) {
+        if (!columns.empty() && j >= begin && j < end) continue;
+        V::zero().store(s_ + r * kKeyTile + j);
+        V::zero().store(dp_ + r * kKeyTile + j);
+      }
+    }
+  }
+
+  /// out[rows, columns of each six] = a b, b packed across.
+  void multiply_across(A* out, const A* a, index_t a_step, const A* b, index_t depth,
+                       index_t queries, const Columns* columns) const {
+    for (index_t first = 0; first < queries; first += kGroup) {
+      const Columns& of = columns[first / kGroup];
+      if (of.empty()) continue;
+      const int rows = static_cast<int>(std::min<index_t>(kGroup, queries - first));
+      const index_t end = detail::round_up(of.end, kLanes);
+      for (index_t j = of.begin / kLanes * kLanes; j < end;) {
+        const index_t stop = std::min(end, (j / kPanel + 1) * kPanel);
+        detail::product<false, false>(rows, static_cast<int>((stop - j) / kLanes),
+                                      out + first * kKeyTile + j, kKeyTile, a + first * a_step,
+                                      a_step, b + j / kPanel * kPanel * depth + j % kPanel, kPanel,
+                                      depth);
+        j = stop;
+      }
+    }
+  }
+
+  /// s_ becomes P and dp_ becomes dU, row r.
+  void gradients_of_row(const BackwardRows& rows, index_t r, const KeySpan& keys,
+                        const Columns& columns) {
+    A *const s = s_ + r * kKeyTile, *const dp = dp_ + r * kKeyTile;
+    const index_t begin = columns.begin / kLanes * kLanes;
+    const index_t end = detail::round_up(columns.end, kLanes);
+    const mask_int<A>* const seen = columns.tested ? seen_ + r * kKeyTile : nullptr;
+    const A lse = lse_[rows.first + r], delta = delta_[rows.first + r];
+    if constexpr (detail::is_identity<Score>) {
+      detail::gradient_row(s, dp, begin, end, args_.scale, lse, delta, seen);
+    } else {
+      // The score as a dual number that starts with derivative 1.
+      const index_t h = rows.block.head, q_pos = rows.block.position_of(r);
+      A scaled[kKeyTile];
+      for (index_t j = columns.begin; j < columns.end; ++j) {
+        scaled[j] = s[j] * args_.scale;
+        const index_t p = keys.position(j);
+        derivative_[j] = 0;
+        if (p < 0 || (seen != nullptr && seen[j] == 0)) continue;
+        const Dual<A> z = score_(Dual<A>{scaled[j], A(1)}, seq_.b, h, q_pos, p);
+        s[j] = z.value;
+        derivative_[j] = z.derivative;
+      }
+      detail::gradient_row(s, dp, begin, end, A(1), lse, delta, seen);
+      add_bias(h, q_pos, keys, columns, scaled, dp);
+      detail::scale_row(dp, derivative_, columns.begin, columns.end);
+    }
+  }
+
+  /// Gradients of the tables in the score, from dz of one row.
+  void add_bias(index_t h, index_t q_pos, const KeySpan& keys, const Columns& columns,
+                const A* scaled, const A* dz) const {
+    if constexpr (rapt::detail::bias_count<true, Score> == 1) {
+      if (args_.dbias) {
+        for (index_t j = columns.begin; j < columns.end; ++j) {
+          if (dz[j] == 0) continue;
+          const index_t p = keys.position(j);
+          rapt::detail::bias_entry(rapt::detail::bias_in<true>(score_), args_.dbias, seq_.b, h,
+                                   q_pos, p) +=
+              dz[j] * rapt::detail::bias_derivative<true>(score_, scaled[j], seq_.b, h, q_pos, p);
+        }
+      }
+    }
+    if constexpr (rapt::detail::bias_count<false, Score> == 1) {
+      if (sums_.dbias != nullptr) {
+        const auto& bias = rapt::detail::bias_in<false>(score_);
+        A* const table = sums_.dbias + (h - first_head_) * bias.table.extent(1);
+        for (index_t j = columns.begin; j < columns.end; ++j) {
+          if (dz[j] == 0) continue;
+          const index_t p = keys.position(j);
+          table[rapt::detail::bias_column(bias, q_pos, p)] +=
+              dz[j] * rapt::detail::bias_derivative<false>(score_, scaled[j], seq_.b, h, q_pos, p);
+        }
+      }
+    }
+  }
+
+  /// dQ += dU K, each six rows over the columns they see.
+  void add_to_queries(const BackwardRows& rows, index_t queries, const Columns* columns,
+                      bool finite) {
+    for (index_t first = 0; first < queries; first += kGroup) {
+      const Columns& of = columns[first / kGroup];
+      if (of.empty()) continue;
+      const int n = static_cast<int>(std::min<index_t>(kGroup, queries - first));
+      A* const to = dq_ + (rows.first + first) * k_step_;
+      const A* const du = dp_ + first * kKeyTile + of.begin;
+      const A* const keys = keys_ + of.begin * k_step_;
+      if (finite) {
+        detail::add_product<false>(n, to, k_step_, du, kKeyTile, keys, k_step_, of.end - of.begin,
+                                   dim_);
+      } else {
+        for (index_t r = 0; r < n; ++r)
+          detail::add_seen(to + r * k_step_, du + r * kKeyTile, 1, keys, k_step_, of.end - of.begin,
+                           dim_);
+      }
+    }
+  }
+
+  /// dV += P^T dO and dK += dU^T Q, each six keys over the rows that see them.
+  void add_to_keys(const BackwardRows& rows, index_t n, index_t queries, const Columns* columns,
+                   bool finite) {
+    const index_t groups = (queries + kGroup - 1) / kGroup;
+    A* const dk = sums_.dk + tile_begin_ * k_step_;
+    A* const dv = sums_.dv + tile_begin_ * v_step_;
+    const A* const q = q_ + rows.first * k_step_;
+    const A* const dout = dout_ + rows.first * v_step_;
+    const auto add = [&](A* to, index_t step, const A* weights, const A* from, index_t dim) {
+      for (index_t key = 0; key < n; key += kGroup) {
+        const index_t count = std::min<index_t>(kGroup, n - key);
+        const auto sees = [&](index_t g) {
+          return columns[g].begin < key + count && columns[g].end > key;
+        };
+        index_t begin = 0, end = groups;
+        while (begin < end && !sees(begin)) ++begin;
+        while (begin < end && !sees(end - 1)) --end;
+        if (begin == end) continue;
+        const index_t first = begin * kGroup, depth = std::min(queries, end * kGroup) - first;
+        const A* const a = weights + first * kKeyTile + key;
+        if (finite) {
+          detail::add_product<true>(static_cast<int>(count), to + key * step, step, a, kKeyTile,
+                                    from + first * step, step, depth, dim);
+        } else {
+          for (index_t j = 0; j < count; ++j)
+            detail::add_seen(to + (key + j) * step, a + j, kKeyTile, from + first * step, step,
+                             depth, dim);
+        }
+      }
+    };
+    add(dv, v_step_, s_, dout, value_dim_);
+    add(dk, k_step_, dp_, q, dim_);
+  }
+
+  const Args& args_;
+  const AttentionSequence& seq_;
+  const Mask& mask_;
+  const Score& score_;
+  const index_t first_head_;
+  const BackwardSums<A> sums_;
+  const index_t dim_, value_dim_, k_step_, v_step_;
+  const RowAddress<T> k_row_, v_row_;
+  A *q_, *dq_, *dout_, *lse_, *delta_;       // packed rows of the chunk
+  A *keys_, *keys_across_, *values_across_;  // of the tile: [keys][k_step], and as panels
+  A *s_, *dp_;                               // [kRowTile][kKeyTile]: S, then P; dP, then dU
+  A* derivative_;                            // [kKeyTile], for scores that are modified
+  mask_int<A>* seen_;                        // [kRowTile][kKeyTile]
+  index_t* positions_;                       // of the chunk's queries
+  BackwardRows* rows_;
+  TileVerdict* verdicts_;
+  index_t row_tiles_ = 0, tile_begin_ = 0;
+  bool keys_finite_ = true;
+};
+
+/// The whole call: see the top of the file. `mask` and `score` are bound to the call, and bound
+/// again to each sequence where lengths differ.
+template <class Args, class Mask, class Score>
+class AttentionBackward {
+  using T = typename Args::Element;
+  using A = accumulate_t<T>;
+  using V = Vec<A>;
+  using Unit = BackwardUnit<Args, Mask, Score>;
+  using Tiling = BackwardTiling<A>;
+  static constexpr index_t kKeyTile = Tiling::kKeyTile, kRowTile = Tiling::kRowTile;
+  static constexpr index_t kChunkRows = 8 * kRowTile;       // enough that packing keys is cheap
+  static constexpr index_t kChunkBytes = index_t{1} << 20;  // of the packed rows: within the cache
+  static constexpr index_t kItems = 8;                      // parts of a call, for a few threads
+
+ public:
+  AttentionBackward(const Args& args, const Mask& mask, const Score& score)
+      : args_(args), mask_(mask), score_(score) {}
+
+  void run() {
+    const index_t heads = args_.q.extent(2), kv_heads = args_.k.extent(2);
+    sequences_ = rapt::detail::sequence_count(args_);
+    if (rapt::detail::lengths_differ(args_) || heads == 0) {  // not every row is some sequence's
+      clear(args_.dq);
+      clear(args_.dk);
+      clear(args_.dv);
+    }
+    if (sequences_ == 0 || heads == 0) return;
+    group_ = heads / kv_heads;
+    k_step_ = Tiling::row_step(args_.q.extent(3));
+    v_step_ = Tiling::row_step(args_.v.extent(3));
+
+    Scratch<Cpu> scratch;
+    first_item_ = scratch.tensor<index_t>(Shape<1>{sequences_ + 1}).data();
+    first_sum_ = scratch.tensor<index_t>(Shape<1>{sequences_ + 1}).data();
+    first_touched_ = scratch.tensor<index_t>(Shape<1>{sequences_ + 1}).data();
+    first_item_[0] = first_sum_[0] = first_touched_[0] = 0;
+    double work = 0;  // multiply-adds, were nothing masked
+    for (index_t s = 0; s < sequences_; ++s) {
+      const AttentionSequence seq = rapt::detail::sequence_at(args_, s);
+      const index_t items = kv_heads * cut_of(seq).parts;
+      const bool shared = cut_of(seq).parts > 1;
+      first_item_[s + 1] = first_item_[s] + items;
+      first_sum_[s + 1] = first_sum_[s] + (shared ? items * sum_size(seq) : 0);
+      first_touched_[s + 1] = first_touched_[s] + items * key_tiles(seq);
+      work += static_cast<double>(seq.q_len) * static_cast<double>(seq.kv_len);
+    }
+    work *= static_cast<double>(heads * (args_.q.extent(3) + args_.v.extent(3)));
+    const index_t items = first_item_[sequences_];
+    const auto zeros = [&](bool wanted, index_t n) -> A* {
+      if (!wanted) return nullptr;
+      A* const data = scratch.tensor<A>(Shape<1>{n}).data();
+      std::fill_n(data, n, A(0));
+      return data;
+    };
+    sums_ = scratch.tensor<A>(Shape<1>{first_sum_[sequences_]}).data();
+    touched_ = scratch.tensor<unsigned char>(Shape<1>{first_touched_[sequences_]}).data();
+    std::fill_n(touched_, first_touched_[sequences_], static_cast<unsigned char>(0));
+    dsinks_ = zeros(bool(args_.dsinks), items * group_);
+    bias_columns_ = args_.drelative_bias ? args_.drelative_bias.extent(1) : 0;
+    dbias_ = zeros(bool(args_.drelative_bias), items * group_ * bias_columns_);
+
+    // A table that sequences or heads share is added to in order.
+    const bool in_order =
+        args_.dbias && (args_.dbias.extent(0) < sequences_ || args_.dbias.extent(1) < heads);
+    constexpr double kWorthThreads = 1 << 17;  // below, waking a thread costs more than it does
+    const auto loop = [&](index_t n, bool serial, auto f) {
+      if (serial) {
+        for (index_t i = 0; i < n; ++i) f(i);
+      } else {
+        parallel_for(n, f);
+      }
+    };
+    loop(items, in_order || work < kWorthThreads, [this](index_t item) { run_item(item); });
+    if (first_sum_[sequences_] > 0)
+      loop(items, work < kWorthThreads, [this](index_t item) { join_parts(item); });
+    join_parameters();
+  }
+
+ private:
+  /// One part of one key head of one sequence.
+  struct Item {
+    AttentionSequence seq;
+    BackwardCut cut;
+    index_t kv_head, part;
+    index_t sum, touched;  // where its sums and flags begin
+  };
+
+  BackwardCut cut_of(const AttentionSequence& seq) const {
+    BackwardCut cut{};
+    const index_t row_bytes = (2 * k_step_ + v_step_) * static_cast<index_t>(sizeof(A));
+    const index_t most_rows = std::max(kRowTile, std::min(kChunkRows, kChunkBytes / row_bytes));
+    cut.heads = std::min(group_, std::max<index_t>(1, most_rows / kRowTile));
+    cut.head_blocks = (group_ + cut.heads - 1) / cut.heads;
+    cut.queries = std::max(kRowTile, most_rows / cut.heads / kRowTile * kRowTile);
+    cut.queries = std::clamp<index_t>(seq.q_len, 1, cut.queries);
+    cut.query_blocks = (seq.q_len + cut.queries - 1) / cut.queries;
+    const index_t wanted = kItems / (sequences_ * args_.k.extent(2));
+    cut.parts = std::clamp<index_t>(wanted, 1, std::max<index_t>(1, cut.units()));
+    return cut;
+  }
+  static index_t key_tiles(const AttentionSequence& seq) {
+    return (seq.kv_len + kKeyTile - 1) / kKeyTile;
+  }
+  index_t sum_size(const AttentionSequence& seq) const { return seq.kv_len * (k_step_ + v_step_); }
+
+  Item locate(index_t item) const {
+    index_t s = 0;
+    for (index_t end = sequences_; end - s > 1;) {
+      const index_t middle = (s + end) / 2;
+      (first_item_[middle] <= item ? s : end) = middle;
+    }
+    Item at{rapt::detail::sequence_at(args_, s), {}, 0, 0, 0, 0};
+    at.cut = cut_of(at.seq);
+    const index_t local = item - first_item_[s];
+    at.part = local % at.cut.parts;
+    at.kv_head = local / at.cut.parts;
+    at.sum = first_sum_[s] + (at.cut.parts > 1 ? local * sum_size(at.seq) : 0);
+    at.touched = first_touched_[s] + local * key_tiles(at.seq);
+    return at;
+  }
+
+  template <class F>
+  F bound(const F& f, const AttentionSequence& seq) const {
+    static_assert(std::is_same_v<decltype(bind_call(f, CallShape{})), F>,
+                  "binding a mask or score that is bound already gives the same type");
+    if (!rapt::detail::lengths_differ(args_)) return f;
+    return bind_call(f, rapt::detail::call_shape_of(args_, seq));
+  }
+
+  BackwardSums<A> sums_of(index_t item, const Item& at, A* sums) const {
+    BackwardSums<A> out{sums, sums + at.seq.kv_len * k_step_, touched_ + at.touched, nullptr,
+                        nullptr};
+    if (dsinks_ != nullptr) out.dsinks = dsinks_ + item * group_;
+    if (dbias_ != nullptr) out.dbias = dbias_ + item * group_ * bias_columns_;
+    return out;
+  }
+
+  void run_item(index_t item) const {
+    Scratch<Cpu> scratch;
+    const Item at = locate(item);
+    const bool alone = at.cut.parts == 1;
+    A* const own = alone ? scratch.tensor<A>(Shape<1>{sum_size(at.seq)}).data() : sums_ + at.sum;
+    const BackwardSums<A> sums = sums_of(item, at, own);
+    const Mask mask = bound(mask_, at.seq);
+    const Score score = bound(score_, at.seq);
+    Unit unit(args_, at.seq, mask, score, at.kv_head, group_, at.cut, sums, scratch);
+    for (index_t u = 0; u < at.cut.units(); ++u) {
+      if (at.cut.part_of(u) != at.part) continue;
+      const index_t head = u % at.cut.head_blocks * at.cut.heads;
+      const index_t begin = u / at.cut.head_blocks * at.cut.queries;
+      unit.run(head, std::min(at.cut.heads, group_ - head), begin,
+               std::min(at.cut.queries, at.seq.q_len - begin));
+    }
+    if (alone)
+      for (index_t tile = 0; tile < key_tiles(at.seq); ++tile) store_keys(at, tile, sums);
+  }
+
+  /// Item `part` of a key head joins every parts-th tile of its keys, the parts in order.
+  void join_parts(index_t item) const {
+    const Item at = locate(item);
+    if (at.cut.parts == 1) return;
+    const index_t first = item - at.part, tiles = key_tiles(at.seq);
+    const BackwardSums<A> to = sums_of(first, locate(first), sums_ + locate(first).sum);
+    for (index_t tile = at.part; tile < tiles; tile += at.cut.parts) {
+      const index_t j = tile * kKeyTile, n = std::min(kKeyTile, at.seq.kv_len - j);
+      for (index_t part = 1; part < at.cut.parts; ++part) {
+        const Item other = locate(first + part);
+        const BackwardSums<A> from = sums_of(first + part, other, sums_ + other.sum);
+        if (from.touched[tile] == 0) continue;
+        add(to.dk + j * k_step_, from.dk + j * k_step_, n * k_step_, to.touched[tile] == 0);
+        add(to.dv + j * v_step_, from.dv + j * v_step_, n * v_step_, to.touched[tile] == 0);
+        to.touched[tile] = 1;
+      }
+      store_keys(at, tile, to);
+    }
+  }
+  static void add(A* to, const A* from, index_t n, bool first) {
+    for (index_t t = 0; t < n; t += V::kLanes)
+      (first ? V::load(from + t) : V::load(to + t) + V::load(from + t)).store(to + t);
+  }
+
+  /// dk = scale dK and dv = dV of a tile of keys; zeros where nobody saw it.
+  void store_keys(const Item& at, index_t tile, const BackwardSums<A>& sums) const {
+    const index_t begin = tile * kKeyTile, end = std::min(begin + kKeyTile, at.seq.kv_len);
+    const bool touched = sums.touched[tile] != 0;
+    const auto store = [&](const auto& view, const A* from, index_t step, A factor) {
+      const index_t dim = view.extent(3);
+      for (index_t j = begin; j < end; ++j) {
+        T* const to = view.data() + at.seq.row * view.stride(0) +
+                      (at.seq.kv_begin + j) * view.stride(1) + at.kv_head * view.stride(2);
+        for (index_t t = 0; t < dim; t += V::kLanes)
+          detail::store_lanes(
+              touched ? V::load(from + j * step + t) * V::broadcast(factor) : V::zero(), to + t,
+              dim - t);
+      }
+    };
+    store(args_.dk, sums.dk, k_step_, args_.scale);
+    store(args_.dv, sums.dv, v_step_, A(1));
+  }
+
+  /// Gradients of sinks and of a relative bias, items in order.
+  void join_parameters() const {
+    if (dsinks_ == nullptr && dbias_ == nullptr) return;
+    for (index_t item = 0; item < first_item_[sequences_]; ++item) {
+      const Item at = locate(item);
+      for (index_t h = 0; h < group_; ++h) {
+        const index_t head = at.kv_head * group_ + h;
+        if (dsinks_ != nullptr) args_.dsinks(head) += dsinks_[item * group_ + h];
+        const index_t row = args_.drelative_bias && args_.drelative_bias.extent(0) == 1 ? 0 : head;
+        for (index_t c = 0; c < bias_columns_; ++c)
+          args_.drelative_bias(row, c) += dbias_[(item * group_ + h) * bias_columns_ + c];
+      }
+    }
+  }
+
+  template <class View>
+  static void clear(const View& view) {
+    for (index_t b = 0; b < view.extent(0); ++b)
+      for (index_t i = 0; i < view.extent(1); ++i)
+        for (index_t h = 0; h < view.extent(2); ++h)
+          std::fill_n(view.data() + view.offset(b, i, h, index_t{0}), view.extent(3), T{});
+  }
+
+  const Args& args_;
+  const Mask& mask_;
+  const Score& score_;
+  index_t sequences_ = 0, group_ = 1, k_step_ = 0, v_step_ = 0, bias_columns_ = 0;
+  index_t *first_item_ = nullptr, *first_sum_ = nullptr, *first_touched_ = nullptr;
+  A *sums_ = nullptr, *dsinks_ = nullptr, *dbias_ = nullptr;
+  unsigned char* touched_ = nullptr;
+};
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu
+
+namespace rapt {
+
+template <class Args, class Mask, class Score>
+void BackendTraits<Cpu>::attention_backward(Cpu, const Args& args, const Mask& mask,
+                                            const Score& score) {
+  cpu::AttentionBackward<Args, Mask, Score>(args, mask, score).run();
+}
+
+}  // namespace rapt
+
+#ifdef RAPT_USE_INSTANCES
+#include "rapt/cpu/instances/attention_backward.hpp"
+#endif
