@@ -38,8 +38,8 @@ TYPED_TEST_SUITE(Simd, Numbers);
 
 TEST(SimdName, IsOfTheKnownOnes) {
   const std::string name = cpu::isa();
-  EXPECT_TRUE(name == "avx512" || name == "avx512_bf16" || name == "avx2" || name == "neon" ||
-              name == "portable");
+  EXPECT_TRUE(name == "avx512" || name == "avx512_bf16" || name == "avx512_amx" || name == "avx2" ||
+              name == "neon" || name == "portable");
 }
 
 TYPED_TEST(Simd, LoadsAndStoresPartsOfAVector) {

@@ -19,7 +19,9 @@
 // takes one file's AVX-512 for another file's SSE2.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__) && defined(__AVX2__) && defined(__FMA__)
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(__AMX_BF16__)
+#define RAPT_SIMD avx512_amx
+#elif defined(__AVX512BF16__)
 #define RAPT_SIMD avx512_bf16
 #else
 #define RAPT_SIMD avx512

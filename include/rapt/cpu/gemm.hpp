@@ -14,11 +14,12 @@
 //         for each panel of the strip    one register tile: starts from bias, out or the sums of
 //                                        the block of k before, ends in out
 //
-// Every out[i, j] is one sum in the order of k, whatever the sizes, the tiles and the threads are.
+// Every out[i, j] is one sum in the order of k, wherever the tiles, tasks and blocks of k are cut.
 //
 // a is read where it lies if it lies by rows in the type that is multiplied; else it is brought
 // into that form once, for all tasks. half is widened; bfloat16 is widened, or multiplied in pairs
-// (2 l, 2 l + 1) where the machine has a dot product for them.
+// (2 l, 2 l + 1) where the machine has a dot product for them, in tiles of 32 rows where it has
+// matrix registers (cpu/simd/amx.hpp).
 //
 // Source: Goto, van de Geijn 2008, "Anatomy of high-performance matrix multiplication", section 4.
 #pragma once
@@ -29,6 +30,7 @@
 #include <utility>
 
 #include "rapt/cpu/rows.hpp"
+#include "rapt/cpu/simd/amx.hpp"
 
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
@@ -137,6 +139,44 @@ TileKernel<F, Stored> tile_kernel(index_t rows, index_t vectors) {
   (std::make_integer_sequence<int, F::kRows * F::kVectors>{});
   return kernels[static_cast<std::size_t>((rows - 1) * F::kVectors + vectors - 1)];
 }
+
+/// What multiplies the tiles of a task: the kernels above, or the machine's matrix registers.
+template <class F>
+class TileMultiplier {
+ public:
+  using Sum = typename F::Sum;
+
+  static bool uses_amx() { return F::kPairs && amx_granted(); }
+  /// Rows of a tile.
+  static index_t rows() { return uses_amx() ? AmxTiles::kRows : F::kRows; }
+
+  template <class Stored>
+  void operator()(index_t rows, index_t vectors, Sum* to, index_t to_stride, const Sum* start,
+                  index_t start_stride, const typename F::Element* a, index_t a_stride,
+                  const Stored* b, index_t depth) {
+    if constexpr (kAmx && F::kPairs) {
+      if (uses_amx_) {
+        const index_t whole = depth / AmxTiles::kUnits * AmxTiles::kUnits;
+        amx_.multiply(rows, vectors, to, to_stride, start, start_stride, a, a_stride, b, whole);
+        if (whole == depth) return;
+        b += whole * vectors * F::kLanes;
+        for (index_t r = 0; r < rows; r += F::kRows) {
+          Sum* const sums = to + r * to_stride;
+          tile_kernel<F, Stored>(std::min<index_t>(F::kRows, rows - r), vectors)(
+              sums, to_stride, sums, to_stride, a + r * a_stride + whole * F::kDepth, a_stride, b,
+              depth - whole);
+        }
+        return;
+      }
+    }
+    tile_kernel<F, Stored>(rows, vectors)(to, to_stride, start, start_stride, a, a_stride, b,
+                                          depth);
+  }
+
+ private:
+  const bool uses_amx_ = uses_amx();
+  AmxTiles amx_;
+};
 
 // ---- packing ----
 
@@ -275,10 +315,12 @@ struct Product {
     if (pack_a && kDirect) {
       const index_t fits = F::kRowsBytes / (static_cast<index_t>(sizeof(typename F::Unit)) *
                                             std::max(rows, F::kRowBlock / 2));
-      span = ceil_div(span, ceil_div(span, fits));
+      constexpr index_t kWhole = AmxTiles::kUnits;  // groups that are summed apart stay whole
+      span = ceil_div(ceil_div(span, ceil_div(span, fits)), kWhole) * kWhole;
     }
     const index_t block = std::min(span, F::kDepthBlock);
 
+    TileMultiplier<F> multiplier;
     Scratch<Cpu> scratch;
     const index_t a_stride = pack_a ? packed_row_stride<Element>(span * F::kDepth) : a.outer;
     Element* packed_rows = nullptr;
@@ -290,7 +332,8 @@ struct Product {
     const bool several = units() > block;
     tiles.sums_stride = several && !kDirect ? strip : F::kPanel;
     tiles.sums =
-        scratch.template tensor<Sum>(Shape{several ? rows : F::kRows, tiles.sums_stride}).data();
+        scratch.template tensor<Sum>(Shape{several ? rows : multiplier.rows(), tiles.sums_stride})
+            .data();
     tiles.keep_sums = several;
 
     for (index_t s = 0; s == 0 || s < units(); s += span) {
@@ -313,7 +356,7 @@ struct Product {
           const Element* from = packed_rows + (u - s) * F::kDepth;
           if constexpr (std::is_same_v<Element, T>)
             if (!pack_a) from = a.at(row, u * F::kDepth);
-          multiply(tiles, from, a_stride, j_end, depth, [&](index_t p, index_t width) {
+          multiply(multiplier, tiles, from, a_stride, j_end, depth, [&](index_t p, index_t width) {
             if constexpr (std::is_same_v<Stored, PackedElement<T>>)
               if (!pack_b) return b.packed + p * units() + u * width;
             return static_cast<const Stored*>(panels + (p - j) * block);
@@ -336,12 +379,11 @@ struct Product {
   /// Rows of `at` times the panels of columns [column, column_end); panel(p, width) is the packed
   /// panel that begins at column p.
   template <class Panel>
-  void multiply(const Tiles& at, const Element* rows_of_a, index_t a_stride, index_t column_end,
-                index_t depth, const Panel& panel) const {
-    using Stored = std::remove_cvref_t<decltype(*panel(0, 0))>;
+  void multiply(TileMultiplier<F>& multiplier, const Tiles& at, const Element* rows_of_a,
+                index_t a_stride, index_t column_end, index_t depth, const Panel& panel) const {
     static constexpr Sum kZeros[F::kPanel] = {};
     // Tiles of about equal height: 9 rows are 5 and 4.
-    const index_t tiles = ceil_div(at.rows, F::kRows);
+    const index_t tiles = ceil_div(at.rows, multiplier.rows());
     const index_t height = at.rows / tiles, taller = at.rows % tiles;
     index_t r = 0;
     for (index_t tile = 0; tile < tiles; ++tile) {
@@ -350,7 +392,6 @@ struct Product {
       for (index_t j = at.column; j < column_end; j += F::kPanel) {
         const index_t columns = std::min(F::kPanel, column_end - j);
         const index_t vectors = ceil_div(columns, F::kLanes), width = vectors * F::kLanes;
-        const auto kernel = tile_kernel<F, Stored>(rows, vectors);
         Out* const to = out + (at.row + r) * out_stride + j;
         if constexpr (kDirect)
           if (columns == width) {
@@ -358,14 +399,15 @@ struct Product {
             if (at.first && accumulate && bias != nullptr)
               start_sums(to, out_stride, to, rows, columns, j);
             const Sum* const start = begun ? to : bias != nullptr ? bias + j : kZeros;
-            kernel(to, out_stride, start, begun ? out_stride : 0, from, a_stride, panel(j, width),
-                   depth);
+            multiplier(rows, vectors, to, out_stride, start, begun ? out_stride : 0, from, a_stride,
+                       panel(j, width), depth);
             continue;
           }
         Sum* sums = at.sums;
         if (at.keep_sums) sums += r * at.sums_stride + (kDirect ? 0 : j - at.column);
         if (at.first) start_sums(sums, at.sums_stride, to, rows, columns, j);
-        kernel(sums, at.sums_stride, sums, at.sums_stride, from, a_stride, panel(j, width), depth);
+        multiplier(rows, vectors, sums, at.sums_stride, sums, at.sums_stride, from, a_stride,
+                   panel(j, width), depth);
         if (at.last)
           for (index_t i = 0; i < rows; ++i)
             narrow_row(to + i * out_stride, sums + i * at.sums_stride, columns);
@@ -417,14 +459,15 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
     const index_t parts = detail::ceil_div(extent, limit);
     return detail::ceil_div(detail::ceil_div(extent, parts), unit) * unit;
   };
-  index_t rows = even(m, b.packed == nullptr ? F::kRowBlock : F::kPackedRowBlock, F::kRows);
+  const index_t tile = detail::TileMultiplier<F>::rows();
+  index_t rows = even(m, b.packed == nullptr ? F::kRowBlock : F::kPackedRowBlock, tile);
   index_t columns = even(n, n, F::kPanel);
   const auto row_blocks = [&] { return detail::ceil_div(m, rows); };
   const auto tasks = [&] { return row_blocks() * detail::ceil_div(n, columns); };
   const index_t wanted = num_threads() == 1 ? 1 : 3 * num_threads();
   while (tasks() < wanted && (rows > 64 || columns > F::kPanel)) {
     if (rows > 64 && rows >= columns)
-      rows = even(rows, rows / 2, F::kRows);
+      rows = even(rows, rows / 2, tile);
     else if (columns > F::kPanel)
       columns = even(columns, columns / 2, F::kPanel);
     else

@@ -18,15 +18,12 @@
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
-#if defined(__AVX512BF16__)
-inline constexpr const char* kIsa = "avx512_bf16";
-// Intel's cores that have AMX run vdpbf16ps at half the rate of a multiply-add: two of those on
-// widened numbers are as fast.
-#if defined(__AMX_BF16__)
-inline constexpr bool kBfloat16Dot = false;
-#else
+#if defined(__AVX512BF16__) && defined(__AMX_BF16__)
+inline constexpr const char* kIsa = "avx512_amx";
 inline constexpr bool kBfloat16Dot = true;
-#endif
+#elif defined(__AVX512BF16__)
+inline constexpr const char* kIsa = "avx512_bf16";
+inline constexpr bool kBfloat16Dot = true;
 #else
 inline constexpr const char* kIsa = "avx512";
 inline constexpr bool kBfloat16Dot = false;
