@@ -72,7 +72,9 @@ class Run {
       : flags_(flags),
         tokenizer_(
             load_tokenizer(file.gguf() ? std::filesystem::path(flags.model) : file.folder())),
-        model_(example::load_model<T>(file, backend)),
+        model_(example::load_model<T>(
+            file, backend,
+            flags.logits_file.empty() ? flags.compute.blocks() : QuantizedWeights::off)),
         random_(flags.seed) {
     options_.sampling = flags.sampling;
     options_.max_new_tokens = flags.max_new_tokens;
@@ -263,8 +265,11 @@ class Run {
     const double rate = per_second(session.batch(), now() - start);
     std::fprintf(stderr,
                  "          %10.1f tokens/s without it, at %lld tokens\n"
+                 "weights   %10lld bytes read for a token%s\n"
                  "cache     %10lld bytes, %lld of them read for the next token\n",
                  rate, static_cast<long long>(session.length()),
+                 static_cast<long long>(model_.weight_bytes_per_token()),
+                 model_.is_quantized() ? ", in quantized blocks" : "",
                  static_cast<long long>(session.cache_bytes()),
                  static_cast<long long>(session.cache_bytes_read_per_token()));
   }

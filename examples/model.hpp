@@ -15,20 +15,27 @@ namespace rapt::example {
 
 /// --dtype and --backend, as far as a program computes with a model.
 struct ComputeFlags {
-  std::string dtype = "fp32", backend = "cpu", quantized = "auto";
+  std::string dtype, backend = "cpu", quantized = "auto";
   int threads = 0;
 
   void declare(CLI::App& app) {
-    app.add_option("--dtype", dtype, "Element type of weights, activations and cache")
+    app.add_option("--dtype", dtype,
+                   "Element type of weights, activations and cache; fp32 unless given")
         ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
     app.add_option("--backend", backend, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
     app.add_option(
            "--quantized", quantized,
            "Compute on a file's quantized blocks where there are kernels for them (auto), or "
-           "on dequantized weights (off)")
+           "on dequantized weights (off, and wherever exact values are asked for: --dtype fp32, "
+           "--logits, perplexity)")
         ->check(CLI::IsMember({"auto", "off"}));
     app.add_option("--threads", threads, "CPU threads; 0: one per core")
         ->check(CLI::Range(0, 4096));
+  }
+  /// What --quantized comes to: fp32 by name means exact values.
+  QuantizedWeights blocks() const {
+    return quantized == "auto" && dtype != "fp32" ? QuantizedWeights::automatic
+                                                  : QuantizedWeights::off;
   }
   void apply() const {
     if (threads > 0) set_num_threads(threads);
@@ -58,10 +65,11 @@ void with_backend(const ComputeFlags& flags, F&& f) {
 
 /// The model of a file, with a progress bar.
 template <class T, class B>
-nn::Transformer<T, B> load_model(const WeightFile& file, B backend) {
+nn::Transformer<T, B> load_model(const WeightFile& file, B backend,
+                                 QuantizedWeights quantized = QuantizedWeights::off) {
   Progress progress("loading");
-  return nn::load_transformer<T, B>(file, backend,
-                                    [&](index_t done, index_t total) { progress(done, total); });
+  return nn::load_transformer<T, B>(
+      file, backend, [&](index_t done, index_t total) { progress(done, total); }, quantized);
 }
 
 }  // namespace rapt::example

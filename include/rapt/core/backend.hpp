@@ -54,6 +54,11 @@ struct AdamWStep {
   double gradient_scale = 1;  // on the gradient before all else: 1 / loss scale, clipping
 };
 
+inline namespace RAPT_SIMD {
+class QuantizedMatrix;  // core/quantized_matrix.hpp
+}
+enum class BlockInput : std::uint8_t;  // core/ops/quantized_matmul.hpp
+
 template <>
 struct BackendTraits<Cpu> {
   static constexpr std::size_t kAlignment = 64;
@@ -95,6 +100,18 @@ struct BackendTraits<Cpu> {
   template <class Out, class T>
   static void matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2> a,
                      TensorView<const T, 2> b, const MatmulOptions<T, Cpu>& options);
+
+  /// out[m,rows] = x[m,columns] w^T (+ bias) (+ out), w in quantized blocks. A backend may lack
+  /// this and the next: a model is dequantized for it then.             cpu/quantized_matmul.hpp
+  template <class T>
+  static void quantized_matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2> x,
+                               const QuantizedMatrix& w, const MatmulOptions<T, Cpu>& options,
+                               BlockInput input);
+
+  /// embedding() with a table of quantized blocks.                      cpu/quantized_matmul.hpp
+  template <class T>
+  static void quantized_embedding(Cpu, TensorView<T, 3> out, const QuantizedMatrix& w,
+                                  TensorView<const std::int32_t, 2> ids, accumulate_t<T> scale);
 
   /// y = x / sqrt(mean(x^2) + eps) * (weight or 1 + weight), along the last axis; y may be x.
   /// weight [n]; absent: 1.                                                    cpu/norm.hpp

@@ -19,17 +19,31 @@
 // takes one file's AVX-512 for another file's SSE2.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__) && defined(__AVX2__) && defined(__FMA__)
-#if defined(__AVX512BF16__) && defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#define RAPT_SIMD avx512_amx_vnni
+#elif defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #define RAPT_SIMD avx512_amx
+#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#define RAPT_SIMD avx512_bf16_vnni
 #elif defined(__AVX512BF16__)
 #define RAPT_SIMD avx512_bf16
+#elif defined(__AVX512VNNI__)
+#define RAPT_SIMD avx512_vnni
 #else
 #define RAPT_SIMD avx512
 #endif
 #elif defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVXVNNI__)
+#define RAPT_SIMD avx2_vnni
+#else
 #define RAPT_SIMD avx2
+#endif
 #elif defined(__ARM_NEON) && defined(__aarch64__)
+#if defined(__ARM_FEATURE_DOTPROD)
+#define RAPT_SIMD neon_dot
+#else
 #define RAPT_SIMD neon
+#endif
 #else
 #define RAPT_SIMD portable
 #endif

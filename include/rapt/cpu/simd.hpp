@@ -16,7 +16,8 @@
 //
 // The instruction set is chosen from the target flags, as Eigen does, and all code that depends on
 // it lives in an inline namespace of its name (RAPT_SIMD), so that files built with other flags
-// never share a function. `rapt::cpu::isa()` says which: "avx512", "avx2", "neon" or "portable".
+// never share a function. `rapt::cpu::isa()` says which: "avx512", "avx2", "neon" or "portable",
+// with "_bf16", "_vnni" or "_dot" where the dot products of 16-bit or 8-bit numbers are there.
 #pragma once
 
 #include <cmath>

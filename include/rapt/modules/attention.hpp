@@ -32,11 +32,11 @@
 #include "rapt/cache/rolling_kv_cache.hpp"
 #include "rapt/core/kinds.hpp"
 #include "rapt/core/ops/gated_activation.hpp"
-#include "rapt/core/ops/matmul.hpp"
 #include "rapt/core/ops/norm.hpp"
 #include "rapt/core/ops/rope.hpp"
 #include "rapt/core/parameter.hpp"
 #include "rapt/core/scratch.hpp"
+#include "rapt/core/weight.hpp"
 #include "rapt/mask/mask.hpp"
 #include "rapt/mask/score.hpp"
 #include "rapt/rope/table.hpp"
@@ -102,14 +102,15 @@ class Attention {
   using Call = AttentionCall<T, B>;
 
   /// Zero weights, norms of 1. Throws ShapeError or ValueError naming a setting that does not fit.
-  explicit Attention(AttentionConfig config, Mask mask = {}, B backend = {})
+  explicit Attention(AttentionConfig config, Mask mask = {}, B backend = {},
+                     WeightStorage storage = WeightStorage::zeros)
       : config_(checked(std::move(config))),
         mask_(std::move(mask)),
         backend_(backend),
-        qkv_weight_(Shape{q_rows() + k_rows() + v_rows(), config_.d_model}, backend),
+        qkv_weight_(Shape{q_rows() + k_rows() + v_rows(), config_.d_model}, backend, storage),
         qkv_bias_(Shape<1>{config_.qkv_bias ? q_rows() + k_rows() + v_rows() : 0}, backend),
         out_weight_(Shape{config_.out_projection ? config_.d_model : 0, heads() * value_dim()},
-                    backend),
+                    backend, storage),
         out_bias_(Shape<1>{config_.out_bias ? config_.d_model : 0}, backend),
         q_norm_(Shape<1>{norm_width(config_.heads)}, backend),
         k_norm_(Shape<1>{norm_width(config_.kv_heads)}, backend),
@@ -217,8 +218,8 @@ class Attention {
   /// Projections N(0, stddev), the output projection N(0, residual_stddev), biases and sinks 0,
   /// norms 1.
   void initialize(Philox& random, double stddev, double residual_stddev) {
-    fill_normal(qkv_weight_, random, stddev);
-    if (!out_weight_.empty()) fill_normal(out_weight_, random, residual_stddev);
+    detail::fill_weight(qkv_weight_, random, stddev);
+    detail::fill_weight(out_weight_, random, residual_stddev);
     for (auto* zero : {&qkv_bias_, &out_bias_, &sinks_})
       if (!zero->empty()) fill(*zero, 0.0);
     reset_norms();
@@ -236,7 +237,8 @@ class Attention {
     detail::make_gradient(gradients_.sinks, sinks_);
   }
 
-  /// q_proj, k_proj, v_proj, o_proj (weight, bias), q_norm, k_norm, sinks: those there are.
+  /// q_proj, k_proj, v_proj, o_proj (weight, bias), q_norm, k_norm, sinks: those there are. A
+  /// weight that holds quantized blocks is none.
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
     const index_t rows[] = {q_rows(), k_rows(), v_rows()};
@@ -244,24 +246,33 @@ class Attention {
     index_t begin = 0;
     for (int part = 0; part < 3; ++part) {
       const index_t end = begin + rows[part];
-      const auto of_part = [&](auto& all) {
-        return all.empty() ? all.view() : all.slice(0, begin, end);
-      };
-      out.push_back(
-          {prefix + names[part] + ".weight", of_part(qkv_weight_), of_part(gradients_.qkv_weight)});
+      const auto of_part = [&](auto all) { return all.empty() ? all : all.slice(0, begin, end); };
+      if (!qkv_weight_.is_quantized())
+        out.push_back({prefix + names[part] + ".weight", of_part(qkv_weight_.view()),
+                       of_part(gradients_.qkv_weight.view())});
       if (config_.qkv_bias)
-        out.push_back(
-            {prefix + names[part] + ".bias", of_part(qkv_bias_), of_part(gradients_.qkv_bias)});
+        out.push_back({prefix + names[part] + ".bias", of_part(qkv_bias_.view()),
+                       of_part(gradients_.qkv_bias.view())});
       begin = end;
     }
-    if (config_.out_projection)
-      out.push_back({prefix + "o_proj.weight", out_weight_, gradients_.out_weight});
+    if (config_.out_projection && !out_weight_.is_quantized())
+      out.push_back({prefix + "o_proj.weight", out_weight_.view(), gradients_.out_weight.view()});
     if (config_.out_bias) out.push_back({prefix + "o_proj.bias", out_bias_, gradients_.out_bias});
     if (config_.qk_norm != QkNorm::none) {
       out.push_back({prefix + "q_norm.weight", q_norm_, gradients_.q_norm});
       out.push_back({prefix + "k_norm.weight", k_norm_, gradients_.k_norm});
     }
     if (config_.sinks) out.push_back({prefix + "sinks", sinks_, gradients_.sinks});
+    return out;
+  }
+  /// The matrices alone, for a loader that may bring quantized blocks.
+  WeightSlots<T, B> weights(const std::string& prefix = "") {
+    WeightSlots<T, B> out{{&qkv_weight_,
+                           {{prefix + "q_proj.weight", q_rows()},
+                            {prefix + "k_proj.weight", k_rows()},
+                            {prefix + "v_proj.weight", v_rows()}}}};
+    if (config_.out_projection)
+      out.push_back({&out_weight_, {{prefix + "o_proj.weight", config_.d_model}}});
     return out;
   }
 
@@ -361,8 +372,8 @@ class Attention {
     auto qkv = scratch.template tensor<T>(Shape{batch, seq, width});
     MatmulOptions<T, B> qkv_options;
     if (config_.qkv_bias) qkv_options.bias = qkv_bias_.view();
-    matmul(qkv.reshape(Shape{rows, width}), x.reshape(Shape{rows, d_model()}),
-           qkv_weight_.transpose(), qkv_options);
+    qkv_weight_.multiply(qkv.reshape(Shape{rows, width}), x.reshape(Shape{rows, d_model()}),
+                         qkv_options);
 
     // Views into the fused result, no copies: [batch, seq, heads, dim].
     const auto part = [&](index_t begin, index_t n, index_t dim) {
@@ -393,8 +404,8 @@ class Attention {
     if (config_.out_projection) {
       MatmulOptions<T, B> options;
       if (config_.out_bias) options.bias = out_bias_.view();
-      matmul(out.reshape(Shape{rows, d_model()}),
-             merged.reshape(Shape{rows, heads() * value_dim()}), out_weight_.transpose(), options);
+      out_weight_.multiply(out.reshape(Shape{rows, d_model()}),
+                           merged.reshape(Shape{rows, heads() * value_dim()}), options);
     }
   }
 
@@ -567,9 +578,9 @@ class Attention {
   Mask mask_;
   B backend_;
   std::optional<RopeTable<accumulate_t<T>>> rope_;
-  Tensor<T, 2, B> qkv_weight_;
+  Weight<T, B> qkv_weight_;
   Tensor<T, 1, B> qkv_bias_;
-  Tensor<T, 2, B> out_weight_;
+  Weight<T, B> out_weight_;
   Tensor<T, 1, B> out_bias_, q_norm_, k_norm_, sinks_;
   struct Gradients {  // empty until require_gradients()
     Tensor<accumulate_t<T>, 2, B> qkv_weight;
@@ -633,9 +644,10 @@ inline CausalWindow causal_window(index_t window, index_t sink_tokens = 0) {
 template <class T = float, class B = Cpu>
 class SlidingWindowAttention : public Attention<T, B, CausalWindow> {
  public:
-  explicit SlidingWindowAttention(AttentionConfig config, B backend = {})
-      : Attention<T, B, CausalWindow>(checked(config),
-                                      causal_window(config.window, config.sink_tokens), backend) {}
+  explicit SlidingWindowAttention(AttentionConfig config, B backend = {},
+                                  WeightStorage storage = WeightStorage::zeros)
+      : Attention<T, B, CausalWindow>(
+            checked(config), causal_window(config.window, config.sink_tokens), backend, storage) {}
 
   /// `capacity` does not bound a ring: it forgets instead.
   RollingKvCache<T, B> make_cache(index_t batch, index_t = 0) const {

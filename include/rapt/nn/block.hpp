@@ -81,9 +81,10 @@ inline AttentionConfig attention_config(const ModelConfig& model, index_t layer)
 template <class T = float, class B = Cpu>
 class Block {
  public:
-  Block(const ModelConfig& model, index_t layer, B backend = {})
-      : attention_(attention_config(model, layer), backend),
-        mlp_(model.d_model, model.ffn_dim, model.activation, model.mlp_bias, backend),
+  Block(const ModelConfig& model, index_t layer, B backend = {},
+        WeightStorage storage = WeightStorage::zeros)
+      : attention_(attention_config(model, layer), backend, storage),
+        mlp_(model.d_model, model.ffn_dim, model.activation, model.mlp_bias, backend, storage),
         attention_norm_(model.d_model, norm_config(model), backend),
         mlp_norm_(model.d_model, norm_config(model), backend) {
     if (model.post_norms) {
@@ -158,6 +159,11 @@ class Block {
       take(mlp_norm_, "post_attention_layernorm.");
     }
     take(mlp_, "mlp.");
+    return out;
+  }
+  WeightSlots<T, B> weights(const std::string& prefix = "") {
+    WeightSlots<T, B> out = attention_.weights(prefix + "self_attn.");
+    detail::append_parameters(out, mlp_.weights(prefix + "mlp."));
     return out;
   }
 

@@ -5,24 +5,24 @@
 
 #include <string>
 
-#include "rapt/core/ops/embedding.hpp"
-#include "rapt/core/ops/matmul.hpp"
 #include "rapt/core/parameter.hpp"
+#include "rapt/core/weight.hpp"
 
 namespace rapt::nn {
 
 template <class T = float, class B = Cpu>
 class Embedding {
  public:
-  Embedding(index_t vocab, index_t width, double scale = 1.0, B backend = {})
-      : scale_(scale), table_(Shape{vocab, width}, backend) {}
+  Embedding(index_t vocab, index_t width, double scale = 1.0, B backend = {},
+            WeightStorage storage = WeightStorage::zeros)
+      : scale_(scale), table_(Shape{vocab, width}, backend, storage) {}
 
-  index_t vocab() const { return table_.extent(0); }
-  index_t width() const { return table_.extent(1); }
+  index_t vocab() const { return table_.out(); }
+  index_t width() const { return table_.in(); }
 
   /// Throws ValueError naming an id outside the table; nothing is written then.
   void forward(TensorView<T, 3, B> out, TensorView<const std::int32_t, 2, B> ids) const {
-    embedding(out, table_, ids, static_cast<accumulate_t<T>>(scale_));
+    table_.look_up(out, ids, static_cast<accumulate_t<T>>(scale_));
   }
   Tensor<T, 3, B> forward(TensorView<const std::int32_t, 2, B> ids) const {
     auto out =
@@ -32,23 +32,29 @@ class Embedding {
   }
   /// logits = x table^T: the tied language-model head (without the scale).
   void project(TensorView<T, 2, B> logits, TensorView<const T, 2, B> x) const {
-    matmul(logits, x, table_.transpose());
+    table_.multiply(logits, x);
   }
 
-  void initialize(Philox& random, double stddev = 0.02) { fill_normal(table_, random, stddev); }
+  void initialize(Philox& random, double stddev = 0.02) {
+    detail::fill_weight(table_, random, stddev);
+  }
 
   /// A gradient for the table, 0 at first: from now on backward() adds to it.
   void require_gradients() { detail::make_gradient(table_gradient_, table_); }
 
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
-    out.push_back({prefix + "weight", table_, table_gradient_});
+    if (!table_.is_quantized())
+      out.push_back({prefix + "weight", table_.view(), table_gradient_.view()});
     return out;
+  }
+  WeightSlots<T, B> weights(const std::string& prefix = "") {
+    return {{&table_, {{prefix + "weight", vocab()}}}};
   }
 
  private:
   double scale_;
-  Tensor<T, 2, B> table_;
+  Weight<T, B> table_;
   Tensor<accumulate_t<T>, 2, B> table_gradient_;  // empty until require_gradients()
 };
 

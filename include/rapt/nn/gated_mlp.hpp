@@ -21,11 +21,11 @@ template <class T = float, class B = Cpu>
 class GatedMlp {
  public:
   GatedMlp(index_t d_model, index_t hidden, Activation activation = Activation::silu,
-           bool bias = false, B backend = {})
+           bool bias = false, B backend = {}, WeightStorage storage = WeightStorage::zeros)
       : hidden_(hidden),
         activation_(activation),
-        gate_up_(d_model, 2 * hidden, bias, backend),
-        down_(hidden, d_model, bias, backend) {}
+        gate_up_(d_model, 2 * hidden, bias, backend, storage),
+        down_(hidden, d_model, bias, backend, storage) {}
 
   index_t d_model() const { return gate_up_.in(); }
   index_t hidden() const { return hidden_; }
@@ -68,8 +68,9 @@ class GatedMlp {
       const auto rows = [&](auto view) {
         return view.empty() ? view : view.slice(0, begin, begin + hidden_);
       };
-      out.push_back(
-          {prefix + name + ".weight", rows(gate_up_.weight()), rows(gate_up_.weight_gradient())});
+      if (!gate_up_.weight().empty())
+        out.push_back(
+            {prefix + name + ".weight", rows(gate_up_.weight()), rows(gate_up_.weight_gradient())});
       if (!gate_up_.bias().empty())
         out.push_back(
             {prefix + name + ".bias", rows(gate_up_.bias()), rows(gate_up_.bias_gradient())});
@@ -77,6 +78,12 @@ class GatedMlp {
     half("gate_proj", 0);
     half("up_proj", hidden_);
     detail::append_parameters(out, down_.parameters(prefix + "down_proj."));
+    return out;
+  }
+  WeightSlots<T, B> weights(const std::string& prefix = "") {
+    WeightSlots<T, B> out{gate_up_.weights(
+        {{prefix + "gate_proj.weight", hidden_}, {prefix + "up_proj.weight", hidden_}})};
+    detail::append_parameters(out, down_.weights(prefix + "down_proj."));
     return out;
   }
 

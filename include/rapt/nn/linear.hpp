@@ -6,8 +6,8 @@
 
 #include <string>
 
-#include "rapt/core/ops/matmul.hpp"
 #include "rapt/core/parameter.hpp"
+#include "rapt/core/weight.hpp"
 
 namespace rapt::nn {
 
@@ -15,24 +15,25 @@ template <class T = float, class B = Cpu>
 class Linear {
  public:
   /// Zero weights. Throws ShapeError below 1.
-  Linear(index_t in, index_t out, bool bias = false, B backend = {})
-      : weight_(Shape{checked("out", out), checked("in", in)}, backend),
+  Linear(index_t in, index_t out, bool bias = false, B backend = {},
+         WeightStorage storage = WeightStorage::zeros)
+      : weight_(Shape{checked("out", out), checked("in", in)}, backend, storage),
         bias_(Shape<1>{bias ? out : 0}, backend) {}
 
-  index_t in() const { return weight_.extent(1); }
-  index_t out() const { return weight_.extent(0); }
+  index_t in() const { return weight_.in(); }
+  index_t out() const { return weight_.out(); }
 
   /// y = x W^T (+ b); allocates nothing. Throws ShapeError where a width does not fit.
   void forward(TensorView<T, 2, B> y, TensorView<const T, 2, B> x) const {
     MatmulOptions<T, B> options;
     if (!bias_.empty()) options.bias = bias_.view();
-    matmul(y, x, weight_.transpose(), options);
+    weight_.multiply(y, x, options);
   }
   /// y += x W^T: a projection that ends in the residual stream.
   void accumulate(TensorView<T, 2, B> y, TensorView<const T, 2, B> x) const {
     MatmulOptions<T, B> options{.accumulate = true};
     if (!bias_.empty()) options.bias = bias_.view();
-    matmul(y, x, weight_.transpose(), options);
+    weight_.multiply(y, x, options);
   }
   template <std::size_t Rank>
   Tensor<T, Rank, B> forward(TensorView<const T, Rank, B> x) const {
@@ -49,8 +50,11 @@ class Linear {
   }
 
   /// Weights N(0, stddev), biases 0.
-  void initialize(Philox& random, double stddev = 0.02) { fill_normal(weight_, random, stddev); }
+  void initialize(Philox& random, double stddev = 0.02) {
+    detail::fill_weight(weight_, random, stddev);
+  }
 
+  /// The elements; absent where quantized blocks were loaded.
   TensorView<T, 2, B> weight() { return weight_.view(); }
   TensorView<const T, 2, B> weight() const { return weight_.view(); }
   TensorView<T, 1, B> bias() { return bias_.view(); }
@@ -66,9 +70,17 @@ class Linear {
   /// weight [out, in] and, where there is one, bias [out].
   Parameters<T, B> parameters(const std::string& prefix = "") {
     Parameters<T, B> out;
-    out.push_back({prefix + "weight", weight_, weight_gradient_});
+    if (!weight_.is_quantized())
+      out.push_back({prefix + "weight", weight_.view(), weight_gradient_.view()});
     if (!bias_.empty()) out.push_back({prefix + "bias", bias_, bias_gradient_});
     return out;
+  }
+  WeightSlots<T, B> weights(const std::string& prefix = "") {
+    return {{&weight_, {{prefix + "weight", out()}}}};
+  }
+  /// The matrix with the rows of several tensors of a checkpoint, one below the other.
+  WeightSlot<T, B> weights(std::vector<typename WeightSlot<T, B>::Part> parts) {
+    return {&weight_, std::move(parts)};
   }
 
  private:
@@ -79,7 +91,7 @@ class Linear {
     return extent;
   }
 
-  Tensor<T, 2, B> weight_;
+  Weight<T, B> weight_;
   Tensor<T, 1, B> bias_;
   Tensor<accumulate_t<T>, 2, B> weight_gradient_;  // empty until require_gradients()
   Tensor<accumulate_t<T>, 1, B> bias_gradient_;

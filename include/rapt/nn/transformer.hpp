@@ -77,17 +77,19 @@ class Transformer {
   using Call = TransformerCall<T, B>;
 
   /// Zero weights, norms of 1. Throws ShapeError or ValueError naming a setting that does not fit.
-  explicit Transformer(ModelConfig config, B backend = {})
+  explicit Transformer(ModelConfig config, B backend = {},
+                       WeightStorage storage = WeightStorage::zeros)
       : config_(checked(std::move(config))),
         backend_(backend),
-        embedding_(config_.vocab_size, config_.d_model, config_.embedding_scale, backend),
+        embedding_(config_.vocab_size, config_.d_model, config_.embedding_scale, backend, storage),
         norm_(config_.d_model,
               {.kind = config_.norm, .eps = config_.norm_eps, .plus_one = config_.norm_plus_one},
               backend) {
     blocks_.reserve(static_cast<std::size_t>(config_.layers));
     for (index_t layer = 0; layer < config_.layers; ++layer)
-      blocks_.emplace_back(config_, layer, backend);
-    if (!config_.tie_embeddings) head_.emplace(config_.d_model, config_.vocab_size, false, backend);
+      blocks_.emplace_back(config_, layer, backend, storage);
+    if (!config_.tie_embeddings)
+      head_.emplace(config_.d_model, config_.vocab_size, false, backend, storage);
   }
 
   const ModelConfig& config() const { return config_; }
@@ -176,6 +178,31 @@ class Transformer {
     detail::append_parameters(out, norm_.parameters("model.norm."));
     if (head_) detail::append_parameters(out, head_->parameters("lm_head."));
     return out;
+  }
+  /// The matrices alone, for a loader that may bring quantized blocks; parameters() has those that
+  /// hold elements.
+  WeightSlots<T, B> weights() {
+    WeightSlots<T, B> out = embedding_.weights("model.embed_tokens.");
+    for (std::size_t layer = 0; layer < blocks_.size(); ++layer)
+      detail::append_parameters(out,
+                                blocks_[layer].weights(detail::text("model.layers.", layer, ".")));
+    if (head_) detail::append_parameters(out, head_->weights("lm_head."));
+    return out;
+  }
+  bool is_quantized() {
+    for (const auto& slot : weights())
+      if (slot.weight->is_quantized()) return true;
+    return false;
+  }
+  /// Bytes of matrices that a decoded token reads: all of them, and one row of an embedding table
+  /// that is no output matrix too.
+  index_t weight_bytes_per_token() {
+    index_t total = 0;
+    for (const auto& slot : weights()) total += slot.weight->bytes();
+    if (head_)
+      total -= embedding_.weights().front().weight->bytes() * (embedding_.vocab() - 1) /
+               embedding_.vocab();
+    return total;
   }
 
   auto& block(index_t layer) { return blocks_.at(static_cast<std::size_t>(layer)); }

@@ -9,7 +9,11 @@
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
+#if defined(__AVXVNNI__)
+inline constexpr const char* kIsa = "avx2_vnni";
+#else
 inline constexpr const char* kIsa = "avx2";
+#endif
 inline constexpr bool kBfloat16Dot = false;
 
 template <class T>

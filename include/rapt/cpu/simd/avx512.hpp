@@ -18,14 +18,22 @@
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
-#if defined(__AVX512BF16__) && defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+inline constexpr const char* kIsa = "avx512_amx_vnni";
+#elif defined(__AMX_BF16__) && defined(__AVX512BF16__)
 inline constexpr const char* kIsa = "avx512_amx";
-inline constexpr bool kBfloat16Dot = true;
+#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+inline constexpr const char* kIsa = "avx512_bf16_vnni";
 #elif defined(__AVX512BF16__)
 inline constexpr const char* kIsa = "avx512_bf16";
-inline constexpr bool kBfloat16Dot = true;
+#elif defined(__AVX512VNNI__)
+inline constexpr const char* kIsa = "avx512_vnni";
 #else
 inline constexpr const char* kIsa = "avx512";
+#endif
+#if defined(__AVX512BF16__)
+inline constexpr bool kBfloat16Dot = true;
+#else
 inline constexpr bool kBfloat16Dot = false;
 #endif
 

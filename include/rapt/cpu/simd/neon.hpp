@@ -9,7 +9,11 @@
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
+#if defined(__ARM_FEATURE_DOTPROD)
+inline constexpr const char* kIsa = "neon_dot";
+#else
 inline constexpr const char* kIsa = "neon";
+#endif
 inline constexpr bool kBfloat16Dot = false;
 
 template <class T>

@@ -1,0 +1,397 @@
+// quantized_matmul on the CPU (core/backend.hpp): out[m, rows] = x[m, columns] w^T on panels of
+// quantized blocks (core/quantized_matrix.hpp).
+//
+//   a[i, b] = amax / 127 over block b of row i of x      the step of its codes, fp32
+//   c[i, l] = round(x[i, l] / a[i, b])                   int8
+//   C[i, b] = a[i, b] sum_l c[i, l]                      what the minimum of a block is multiplied
+//   by
+//
+//   out[i, j] = sum_b  d[j, b] a[i, b] * ( sum_l q[j, l] c[i, l] )  +  m[j, b] * C[i, b]
+//                                        `------ int32, exact ----'
+//
+// A tile is 16 rows of w (a panel) by kRows rows of x:
+//
+//                     rows of w: 16 lanes                 per block of 32 columns
+//                  +---------------------+
+//   x row 0   C a  | s0 s0 s0 ...     s0 |                8 quads of codes, unpacked once, stay in
+//   x row 1   C a  | s1 s1 s1 ...     s1 |                registers for all rows of x; four codes
+//   of
+//   ...            |                     |                x are broadcast from memory: 8 dot
+//   products,
+//                  +---------------------+                one conversion, two fused multiply-adds
+//
+// A task multiplies a few panels, which stay in the first-level cache, with all rows of x. One row
+// of x (a decode step) reads each byte of w once, in order: it is bound by memory.
+//
+// The codes of x are kept tile by tile as the kernel reads them, for each block
+//   [8 quads][kRows][4] codes   [kRows] a   [3][kRows] C of columns 0..15, of 16..31, of both
+#pragma once
+
+#include <algorithm>
+
+#include "rapt/core/ops/quantized_matmul.hpp"
+#include "rapt/cpu/int8.hpp"
+#include "rapt/cpu/rows.hpp"
+
+namespace rapt {
+
+namespace cpu {
+inline namespace RAPT_SIMD {
+
+// ---- rows of x as codes ----
+
+/// Rows of x in a tile, largest first: what is left takes the next smaller. A row gives the same
+/// result in each of them.
+inline constexpr int kTileRows[] = {Vec<float>::kRegisters == 32 ? 12 : 4, 4, 1};
+
+inline index_t tile_rows(index_t rows_left) {
+  for (const int rows : kTileRows)
+    if (rows <= rows_left) return rows;
+  return 1;
+}
+
+/// Bytes that a row of x takes in its tile.
+inline index_t coded_row_bytes(index_t columns) {
+  return columns / PanelLayout::kColumns *
+         (PanelLayout::kColumns + 4 * static_cast<index_t>(sizeof(float)));
+}
+
+/// The codes of one row, x[0, columns), as row `r` of a tile of `rows` at `tile`.
+inline void code_row(std::uint8_t* tile, index_t rows, index_t r, const float* x, index_t columns) {
+  using V = Vec<float>;
+  constexpr index_t kColumns = PanelLayout::kColumns;
+  constexpr int kVectors = kColumns / V::kLanes;
+  constexpr float kSmallest =
+      1e-35f;  // below it 127 / amax overflows; such a block counts as zeros
+  const V zero = V::zero();
+  for (index_t b = 0; b < columns / kColumns; ++b, x += kColumns) {
+    V values[kVectors], amax = zero, poison = zero;
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = V::load(x + v * V::kLanes);
+      amax = max(max(values[v], zero - values[v]), amax);
+      poison = fma(values[v], zero, poison);  // NaN where a value is NaN or infinite
+    }
+    const float largest_value = largest(amax);
+    const bool is_zero = !(largest_value > kSmallest);
+    const float step = is_zero ? 0.f : largest_value / 127.f;
+    const V inverse = V::broadcast(is_zero ? 0.f : 127.f / largest_value);
+    alignas(64) std::int8_t codes[kColumns];
+    V halves[2] = {zero, zero};
+    for (int v = 0; v < kVectors; ++v) {
+      const V code = round(values[v] * inverse);
+      store_int8(codes + v * V::kLanes, code);
+      halves[v / (kVectors / 2)] = halves[v / (kVectors / 2)] + code;
+    }
+    const float a = step + sum(poison), lower = a * sum(halves[0]), upper = a * sum(halves[1]);
+    std::uint8_t* at = tile + b * rows * (coded_row_bytes(kColumns));
+    for (int quad = 0; quad < 8; ++quad)
+      std::memcpy(at + 4 * (quad * rows + r), codes + 4 * quad, 4);
+    float* scales = reinterpret_cast<float*>(at + kColumns * rows) + r;
+    scales[0] = a;
+    scales[rows] = lower;
+    scales[2 * rows] = upper;
+    scales[3 * rows] = a * (sum(halves[0]) + sum(halves[1]));
+  }
+}
+
+// ---- one panel ----
+
+/// The eight quads of a block, unsigned, for one register's worth of rows.
+template <int kBits>
+[[gnu::always_inline]] inline void unpack_quads(Quads (&w)[8], const std::uint8_t* planes) {
+  if constexpr (kBits == 8) {
+#pragma GCC unroll 8
+    for (int q = 0; q < 8; ++q) w[q] = Quads::load(planes + q * PanelLayout::kPlane);
+  } else {
+    const Quads nibble = Quads::bytes(0x0f);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      const Quads plane = Quads::load(planes + q * PanelLayout::kPlane);
+      w[q] = plane & nibble;
+      w[q + 4] = plane.template right<4>() & nibble;
+    }
+    if constexpr (kBits == 5) {
+      const Quads fifth = Quads::load(planes + 4 * PanelLayout::kPlane), bit = Quads::bytes(0x10);
+      w[0] = w[0] | (fifth.template left<4>() & bit);
+      w[1] = w[1] | (fifth.template left<3>() & bit);
+      w[2] = w[2] | (fifth.template left<2>() & bit);
+      w[3] = w[3] | (fifth.template left<1>() & bit);
+      w[4] = w[4] | (fifth & bit);
+      w[5] = w[5] | (fifth.template right<1>() & bit);
+      w[6] = w[6] | (fifth.template right<2>() & bit);
+      w[7] = w[7] | (fifth.template right<3>() & bit);
+    }
+    if constexpr (kBits == 6) {
+      const Quads pair = Quads::bytes(0x30);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const Quads upper = Quads::load(planes + (4 + h) * PanelLayout::kPlane);
+        w[4 * h] = w[4 * h] | (upper.template left<4>() & pair);
+        w[4 * h + 1] = w[4 * h + 1] | (upper.template left<2>() & pair);
+        w[4 * h + 2] = w[4 * h + 2] | (upper & pair);
+        w[4 * h + 3] = w[4 * h + 3] | (upper.template right<2>() & pair);
+      }
+    }
+  }
+}
+
+/// sums[r][j] = sum over l of x[r, l] w[j, l] for the 16 rows j of a panel.
+template <BlockFormat kFormat, int kRows>
+void multiply_panel(float* sums, const std::uint8_t* panel, const PanelLayout& layout,
+                    const std::uint8_t* x) {
+  using V = Vec<float>;
+  constexpr BlockFormatInfo kInfo = block_format(kFormat);
+  constexpr int kGroups = PanelLayout::kRows / V::kLanes;
+  constexpr float kZero = static_cast<float>(1 << (kInfo.bits - 1));
+  V out[kRows][kGroups];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) out[r][g] = V::zero();
+
+  const index_t blocks = layout.blocks();
+  const std::uint8_t* planes = panel;
+  const index_t ahead_bytes = layout.bytes() / blocks;
+  const std::uint8_t* ahead = panel + layout.bytes();
+  for (index_t b = 0; b < blocks; ++b) {
+    const std::uint8_t* scales = panel + layout.scales(b);
+    const std::uint8_t* halfs = kInfo.super ? panel + layout.super_scales(b) : scales;
+    if constexpr (kRows ==
+                  1)  // one pass over w: fetch what lies a panel ahead, in the order of memory
+      for (index_t line = 0; line < ahead_bytes; line += 64) __builtin_prefetch(ahead + line);
+    ahead += ahead_bytes;
+    const float* steps = reinterpret_cast<const float*>(x + PanelLayout::kColumns * kRows);
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) {
+      constexpr int kLanes = V::kLanes, kAll = PanelLayout::kRows;
+      Quads w[8];
+      unpack_quads<kInfo.bits>(w, planes + 4 * kLanes * g);
+      V d = V::load(reinterpret_cast<const half*>(halfs) + kLanes * g), m = V::zero(), d16 = d;
+      if constexpr (kInfo.columns_of_d == 16) {
+        d16 = d * signed_lanes(scales + kAll + kLanes * g);
+        d = d * signed_lanes(scales + kLanes * g);
+      } else if constexpr (kInfo.super) {
+        m = V::load(reinterpret_cast<const half*>(halfs) + kAll + kLanes * g);
+        m = V::zero() - m * unsigned_lanes(scales + kAll + kLanes * g);
+        d = d * unsigned_lanes(scales + kLanes * g);
+      } else if constexpr (kInfo.has_min) {
+        m = V::load(reinterpret_cast<const half*>(halfs) + kAll + kLanes * g);
+      } else {
+        m = d * V::broadcast(-kZero);
+      }
+      const auto dot_quad = [&](Quads s, int quad, int r) {
+        const Quads codes = Quads::broadcast(x + 4 * (quad * kRows + r));
+        if constexpr (kInfo.bits == 8)
+          return dot_wide(s, w[quad], codes);
+        else
+          return dot(s, w[quad], codes);
+      };
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        Quads lower = Quads::zero();
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) lower = dot_quad(lower, q, r);
+        V& sum = out[r][g];
+        const V step = V::broadcast(steps[r]);
+        if constexpr (kInfo.columns_of_d == 16) {
+          Quads upper = Quads::zero();
+#pragma GCC unroll 4
+          for (int q = 4; q < 8; ++q) upper = dot_quad(upper, q, r);
+          sum = fma(to_float(lower), d * step, sum);
+          sum = fma(to_float(upper), d16 * step, sum);
+          sum = fma(d * V::broadcast(-kZero), V::broadcast(steps[kRows + r]), sum);
+          sum = fma(d16 * V::broadcast(-kZero), V::broadcast(steps[2 * kRows + r]), sum);
+        } else {
+#pragma GCC unroll 4
+          for (int q = 4; q < 8; ++q) lower = dot_quad(lower, q, r);
+          sum = fma(to_float(lower), d * step, sum);
+          sum = fma(m, V::broadcast(steps[3 * kRows + r]), sum);
+        }
+      }
+    }
+    planes += layout.block_bytes;
+    x += coded_row_bytes(PanelLayout::kColumns) * kRows;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g)
+      out[r][g].store(sums + r * PanelLayout::kRows + g * V::kLanes);
+}
+
+using PanelKernel = void (*)(float* sums, const std::uint8_t* panel, const PanelLayout& layout,
+                             const std::uint8_t* x);
+
+/// The kernel of a format for a tile of `rows` rows of x, one of kTileRows.
+template <int kTile = 0>
+PanelKernel panel_kernel(BlockFormat format, index_t rows) {
+  constexpr int kRows = kTileRows[kTile];
+  if constexpr (kTile + 1 < static_cast<int>(std::size(kTileRows)))
+    if (rows != kRows) return panel_kernel<kTile + 1>(format, rows);
+  switch (format) {
+    case BlockFormat::q4_0:
+      return multiply_panel<BlockFormat::q4_0, kRows>;
+    case BlockFormat::q4_1:
+      return multiply_panel<BlockFormat::q4_1, kRows>;
+    case BlockFormat::q5_0:
+      return multiply_panel<BlockFormat::q5_0, kRows>;
+    case BlockFormat::q5_1:
+      return multiply_panel<BlockFormat::q5_1, kRows>;
+    case BlockFormat::q8_0:
+      return multiply_panel<BlockFormat::q8_0, kRows>;
+    case BlockFormat::q4_k:
+      return multiply_panel<BlockFormat::q4_k, kRows>;
+    case BlockFormat::q5_k:
+      return multiply_panel<BlockFormat::q5_k, kRows>;
+    case BlockFormat::q6_k:
+      return multiply_panel<BlockFormat::q6_k, kRows>;
+  }
+  return nullptr;
+}
+
+// ---- the whole product ----
+
+/// to[j] = sums[j] (+ bias[j]) (+ to[j]), rounded once.
+template <class T>
+void finish_row(T* to, const float* sums, index_t n, const float* bias, bool accumulate) {
+  for (index_t j = 0; j < n; ++j) {
+    float sum = sums[j];
+    if (bias != nullptr) sum += bias[j];
+    if (accumulate) sum += convert<float>(to[j]);
+    to[j] = convert<T>(sum);
+  }
+}
+
+/// f(part, panel) for the panels [begin, end), counted over all parts.
+template <class F>
+void visit_panels(const QuantizedMatrix& w, index_t begin, index_t end, F&& f) {
+  index_t first = 0;
+  for (const QuantizedMatrix::Part& part : w.parts()) {
+    const index_t count = part.panel_count();
+    for (index_t p = std::max(begin, first); p < std::min(end, first + count); ++p)
+      f(part, p - first);
+    first += count;
+  }
+}
+
+template <class T>
+void quantized_product(TensorView<T, 2> out, TensorView<const T, 2> x, const QuantizedMatrix& w,
+                       const float* bias, bool accumulate) {
+  const index_t m = x.extent(0), k = w.columns();
+  Scratch<Cpu> scratch;
+  const index_t row_bytes = coded_row_bytes(k);
+  std::uint8_t* coded = scratch.template tensor<std::uint8_t>(Shape{m * row_bytes}).data();
+  // Tiles of x: as many of the largest as fit, then the smaller ones.
+  const index_t large = m / kTileRows[0], rest = large * kTileRows[0];
+  const index_t medium = (m - rest) / kTileRows[1], small = m - rest - medium * kTileRows[1];
+  const index_t tiles = large + medium + small;
+  const auto tile_begin = [&](index_t t) {
+    if (t <= large) return t * kTileRows[0];
+    if (t <= large + medium) return rest + (t - large) * kTileRows[1];
+    return m - (tiles - t);
+  };
+  parallel_for(tiles, [&](index_t t) {
+    const index_t begin = tile_begin(t), rows = tile_begin(t + 1) - begin;
+    Scratch<Cpu> own;
+    float* widened = own.template tensor<float>(Shape{k}).data();
+    for (index_t r = 0; r < rows; ++r) {
+      const T* from = x.data() + (begin + r) * x.stride(0);
+      const float* values = widened;
+      if constexpr (std::is_same_v<T, float>)
+        values = from;
+      else if constexpr (sizeof(T) == 2)
+        widen_row(widened, from, k);
+      else
+        for (index_t i = 0; i < k; ++i) widened[i] = convert<float>(from[i]);
+      code_row(coded + begin * row_bytes, rows, r, values, k);
+    }
+  });
+
+  // A task: panels of about 16 KiB of codes, so that they and a tile of x share the first-level
+  // cache.
+  index_t panels = 0;
+  for (const auto& part : w.parts()) panels += part.panel_count();
+  const index_t step = std::max<index_t>(1, 16384 / (k * 10));
+  parallel_for((panels + step - 1) / step, [&](index_t task) {
+    alignas(64) float sums[kTileRows[0] * PanelLayout::kRows];
+    for (index_t t = 0; t < tiles; ++t) {
+      const index_t i = tile_begin(t), rows = tile_begin(t + 1) - i;
+      visit_panels(w, task * step, std::min(panels, (task + 1) * step),
+                   [&](const QuantizedMatrix::Part& part, index_t p) {
+                     const PanelLayout layout(part.format, k);
+                     panel_kernel(part.format, rows)(sums, part.panels.data() + p * layout.bytes(),
+                                                     layout, coded + i * row_bytes);
+                     const index_t first = part.begin + p * PanelLayout::kRows;
+                     const index_t n =
+                         std::min(PanelLayout::kRows, part.rows - p * PanelLayout::kRows);
+                     for (index_t r = 0; r < rows; ++r)
+                       finish_row(out.data() + (i + r) * out.stride(0) + first,
+                                  sums + r * PanelLayout::kRows, n,
+                                  bias == nullptr ? nullptr : bias + first, accumulate);
+                   });
+    }
+  });
+}
+
+/// The same with x as it is: rows of w are dequantized one by one.
+template <class T>
+void exact_product(TensorView<T, 2> out, TensorView<const T, 2> x, const QuantizedMatrix& w,
+                   const float* bias, bool accumulate) {
+  using A = accumulate_t<T>;
+  const index_t k = w.columns();
+  parallel_for(w.rows(), [&](index_t j) {
+    Scratch<Cpu> own;
+    A* row = own.template tensor<A>(Shape{k}).data();
+    w.dequantize_row(j, row);
+    for (index_t i = 0; i < x.extent(0); ++i) {
+      A sum = bias == nullptr ? A{0} : static_cast<A>(bias[j]);
+      const T* from = x.data() + i * x.stride(0);
+      T& to = out.data()[i * out.stride(0) + j];
+      if (accumulate) sum += static_cast<A>(to);
+      for (index_t l = 0; l < k; ++l) sum += static_cast<A>(from[l]) * row[l];
+      to = static_cast<T>(sum);
+    }
+  });
+}
+
+}  // namespace RAPT_SIMD
+}  // namespace cpu
+
+template <class T>
+void BackendTraits<Cpu>::quantized_matmul(Cpu, TensorView<T, 2> out, TensorView<const T, 2> x,
+                                          const QuantizedMatrix& w,
+                                          const MatmulOptions<T, Cpu>& options, BlockInput input) {
+  if (out.empty()) return;
+  Scratch<Cpu> scratch;
+  float* bias = nullptr;
+  if (options.bias) {
+    bias = scratch.template tensor<float>(Shape{w.rows()}).data();
+    for (index_t j = 0; j < w.rows(); ++j) bias[j] = convert<float>(options.bias(j));
+  }
+  if (input == BlockInput::exact)
+    cpu::exact_product(out, x, w, bias, options.accumulate);
+  else
+    cpu::quantized_product(out, x, w, bias, options.accumulate);
+}
+
+template <class T>
+void BackendTraits<Cpu>::quantized_embedding(Cpu, TensorView<T, 3> out, const QuantizedMatrix& w,
+                                             TensorView<const std::int32_t, 2> ids,
+                                             accumulate_t<T> scale) {
+  const index_t seq = ids.extent(1);
+  for (index_t b = 0; b < ids.extent(0); ++b)
+    for (index_t s = 0; s < seq; ++s)
+      if (const index_t id = ids(b, s); id < 0 || id >= w.rows())
+        throw ValueError(detail::text("quantized_embedding: ids[", b, ", ", s, "] is ", id,
+                                      ", expected 0 to ", w.rows() - 1, ", the rows of w"));
+  cpu::for_row_ranges(ids.extent(0) * seq, w.columns(), [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      w.dequantize_row(ids(i / seq, i % seq), cpu::row_at(out, i), static_cast<float>(scale));
+  });
+}
+
+}  // namespace rapt
+
+#ifdef RAPT_USE_INSTANCES
+#include "rapt/cpu/instances/quantized_matmul.hpp"
+#endif
