@@ -316,6 +316,51 @@ void check_perplexity(Report& report, const Model& model, const fs::path& folder
                kMeanNll);
 }
 
+// ---- on quantized blocks ----
+
+/// Products with activations of 8 bits: not further from the references than twice what another
+/// implementation of the same kind is, whose values q8act.safetensors holds, in the mean over a
+/// text.
+void check_blocks(Report& report, const Model& model, const SafetensorsFile& golden,
+                  const SafetensorsFile& peer, const std::string& prompt) {
+  const auto ids = golden.load<std::int32_t, 1>(prompt + ".ids");
+  const auto logsumexp = golden.load<float, 1>(prompt + ".pos_logsumexp");
+  const auto next = golden.load<float, 1>(prompt + ".pos_next_logit");
+  const auto peer_logsumexp = peer.load<float, 1>(prompt + ".pos_logsumexp");
+  const auto peer_next = peer.load<float, 1>(prompt + ".pos_next_logit");
+  const auto top_ids = golden.load<std::int32_t, 2>(prompt + ".pos_top5_ids");
+  double own = 0, others = 0;
+  index_t agree = 0;
+  const std::span<const std::int32_t> text(ids.data(), static_cast<std::size_t>(ids.size()));
+  for_each_position(model, text, [&](index_t t, std::span<const float> z, double lse) {
+    if (argmax(z) == top_ids(t, 0)) ++agree;
+    if (t + 1 == ids.size()) return;
+    const auto nll = [](double l, float logit) { return l - static_cast<double>(logit); };
+    const double want = nll(static_cast<double>(logsumexp(t)), next(t));
+    own += std::fabs(lse - at(z, ids(t + 1)) - want);
+    others += std::fabs(nll(static_cast<double>(peer_logsumexp(t)), peer_next(t)) - want);
+  });
+  const auto n = static_cast<double>(ids.size() - 1);
+  report.check("blocks/" + prompt + "/mean_nll_error", own / n, 2 * others / n,
+               detail::text("best token as in fp32: ", agree, " of ", ids.size()));
+}
+
+/// Perplexity on blocks, within half a percent of the reference in double.
+void check_blocks_perplexity(Report& report, const Model& model, const fs::path& folder,
+                             const SafetensorsFile& golden) {
+  const auto ids = golden.load<std::int32_t, 1>("ppl.ids");
+  std::ifstream json_stream(folder / "ppl.json");
+  const double want = Json::parse(json_stream).at("mean_nll").get<double>();
+  double sum = 0;
+  const std::span<const std::int32_t> text(ids.data(), static_cast<std::size_t>(ids.size()));
+  for_each_position(model, text, [&](index_t t, std::span<const float> z, double lse) {
+    if (t + 1 < ids.size()) sum += lse - at(z, ids(t + 1));
+  });
+  const double mean = sum / static_cast<double>(ids.size() - 1);
+  report.check("blocks/perplexity/mean_nll", std::fabs(mean - want), 5e-3,
+               detail::text("mean_nll ", mean, ", reference ", want));
+}
+
 /// The residual stream after the embedding and after every block, and what the head multiplies.
 void check_trace(Report& report, const Model& model, const fs::path& folder,
                  const SafetensorsFile& golden) {
@@ -426,8 +471,24 @@ void check(Report& report, const fs::path& weights_path, const fs::path& folder,
   check_tokenizer(report, folder, tokenizer);
   const WeightFile weights = WeightFile::open(weights_path);
   if (weights.gguf() != nullptr) check_tensors(report, folder, *weights.gguf());
-  const Model model = nn::load_transformer<float>(weights);
   const auto golden = SafetensorsFile::open(folder / "logits.safetensors");
+  if (const fs::path peer = folder / "q8act.safetensors"; fs::exists(peer)) {
+    Model blocks = nn::load_transformer<float>(weights, Cpu{}, {}, QuantizedWeights::automatic);
+    report.exact(
+        "blocks/none_dequantized",
+        [&] {
+          index_t dense = 0;
+          for (const auto& slot : blocks.weights()) dense += slot.weight->is_quantized() ? 0 : 1;
+          return dense;
+        }(),
+        detail::text(blocks.weight_bytes_per_token(), " bytes of weights a token"));
+    const auto peer_values = SafetensorsFile::open(peer);
+    for (const char* prompt : {"plain", "chat", "code", "long"})
+      if (!quick || std::string_view(prompt) != "long")
+        check_blocks(report, blocks, golden, peer_values, prompt);
+    if (!quick) check_blocks_perplexity(report, blocks, folder, golden);
+  }
+  const Model model = nn::load_transformer<float>(weights);
   check_trace(report, model, folder, golden);
   for (const char* prompt : {"plain", "chat", "whitespace", "p64", "code", "unicode", "long"}) {
     if (quick && std::string_view(prompt) == "long") continue;
