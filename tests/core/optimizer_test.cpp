@@ -19,26 +19,19 @@ TYPED_TEST_SUITE(Optimizer, Elements);
 
 const std::vector<index_t> kSizes = {1, 3, 16, 17, 100, 8191, 8192, 20011};
 
-template <class T>
-Tensor<T, 1> normal(index_t n, Philox& random, double stddev = 1) {
-  Tensor<T, 1> out({n});
-  fill_normal(out, random, stddev);
-  return out;
-}
-
 TYPED_TEST(Optimizer, AdamWFollowsTheFormula) {
   using T = TypeParam;
   using A = accumulate_t<T>;
   for (const index_t n : kSizes) {
     Philox random(1);
-    auto master = normal<A>(n, random);
+    auto master = normal<A>(Shape<1>{n}, random);
     Tensor<A, 1> m({n}), v({n});
     Tensor<T, 1> values({n});
     AdamWStep step{.lr = 1e-2, .weight_decay = 0.1, .gradient_scale = 0.25};
     std::vector<double> theta, mean(std::size_t(n), 0.0), square(std::size_t(n), 0.0);
     for (index_t i = 0; i < n; ++i) theta.push_back(double(master(i)));
     for (step.step = 1; step.step <= 3; ++step.step) {
-      const auto gradient = normal<A>(n, random, 3);
+      const auto gradient = normal<A>(Shape<1>{n}, random, 3);
       adamw_step(master, m, v, gradient, values, step);
       const double t = double(step.step);
       for (index_t i = 0; i < n; ++i) {
@@ -60,7 +53,8 @@ TYPED_TEST(Optimizer, AdamWFollowsTheFormula) {
 
 TEST(AdamW, WorksOnParametersThatAreTheMaster) {
   Philox random(2);
-  const auto start = normal<float>(1001, random), gradient = normal<float>(1001, random);
+  const auto start = normal<float>(Shape<1>{1001}, random),
+             gradient = normal<float>(Shape<1>{1001}, random);
   Tensor<float, 1> master = start, m({1001}), v({1001}), values({1001});
   const AdamWStep step{.lr = 1e-2, .weight_decay = 0.1};
   adamw_step(master, m, v, gradient, values, step);
@@ -86,7 +80,7 @@ TYPED_TEST(Optimizer, SumOfSquaresIsExactToDouble) {
   using T = TypeParam;
   Philox random(3);
   for (const index_t n : kSizes) {
-    const auto x = normal<T>(n, random, 100);
+    const auto x = normal<T>(Shape<1>{n}, random, 100);
     long double want = 0;
     for (index_t i = 0; i < n; ++i)
       want += static_cast<long double>(double(x(i))) * static_cast<long double>(double(x(i)));
@@ -116,7 +110,7 @@ TYPED_TEST(Optimizer, ScalesInPlaceAndZeroes) {
   using T = TypeParam;
   Philox random(4);
   for (const index_t n : kSizes) {
-    auto x = normal<T>(n, random);
+    auto x = normal<T>(Shape<1>{n}, random);
     const auto before = x;
     scale_in_place(x, accumulate_t<T>(0.3));
     for (index_t i = 0; i < n; ++i)
@@ -134,7 +128,7 @@ TYPED_TEST(Optimizer, DoesNotDependOnTheNumberOfThreads) {
   using T = TypeParam;
   using A = accumulate_t<T>;
   Philox random(5);
-  const auto gradient = normal<A>(100003, random);
+  const auto gradient = normal<A>(Shape<1>{100003}, random);
   Tensor<A, 2> state({3, 100003});
   const int before = num_threads();
   set_num_threads(1);

@@ -1,9 +1,10 @@
-// What the tests of row-wise operations share: strided rows, tolerances, and the same bits with any
-// number of threads.
+// What the tests of row-wise operations share: strided rows, tolerances, finite differences, and
+// the same bits with any number of threads.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -53,6 +54,39 @@ void expect_same_with_any_threads(Tensor<T, 2>& out, const std::function<void()>
     EXPECT_EQ(std::memcmp(out.data(), want.data(), want.bytes()), 0) << threads << " threads";
   }
   set_num_threads(before);
+}
+
+template <class T, std::size_t Rank>
+Tensor<T, Rank> normal(Shape<Rank> shape, Philox& random, double stddev = 1) {
+  Tensor<T, Rank> out(shape);
+  fill_normal(out, random, stddev);
+  return out;
+}
+
+/// f(x) changes by gradient(i) * step when x(i) does: central differences, to 1e-6 of the largest.
+template <std::size_t Rank>
+void expect_gradient(const Tensor<double, Rank>& gradient, Tensor<double, Rank>& x,
+                     const std::function<double()>& f, const char* name) {
+  constexpr double kStep = 1e-5;
+  ASSERT_EQ(gradient.shape(), x.shape());
+  double most = 1e-3;
+  for (index_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(gradient.data()[i]));
+  for (index_t i = 0; i < x.size(); ++i) {
+    const double before = x.data()[i];
+    x.data()[i] = before + kStep;
+    const double above = f();
+    x.data()[i] = before - kStep;
+    const double below = f();
+    x.data()[i] = before;
+    ASSERT_NEAR(gradient.data()[i], (above - below) / (2 * kStep), 1e-6 * most) << name << " " << i;
+  }
+}
+
+template <std::size_t Rank>
+double dot(const Tensor<double, Rank>& a, const Tensor<double, Rank>& b) {
+  double sum = 0;
+  for (index_t i = 0; i < a.size(); ++i) sum += a.data()[i] * b.data()[i];
+  return sum;
 }
 
 }  // namespace rapt::test

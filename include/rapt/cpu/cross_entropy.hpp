@@ -49,7 +49,7 @@ double exponentials_of_row(A* e, const A* x, index_t n, A shift) {
     V block = V::zero();
     index_t i = at;
     for (; i + V::kLanes <= at + count; i += V::kLanes) {
-      const V v = exp(V::load(x + i) - m);
+      const V v = exp_flushed(V::load(x + i) - m);
       v.store(e + i);
       block = block + v;
     }

@@ -23,7 +23,7 @@ Vec<A> activate(Vec<A> x) {
     return x / (V::broadcast(A{1}) + exp(V::broadcast(-kTwice) * u));
   } else {
     constexpr A kScale = static_cast<A>(0.70710678118654752440084436210484903928);  // 1/sqrt(2)
-    return by_lanes(x, [](A v) { return A(0.5) * v * std::erfc(-v * kScale); });
+    return V::broadcast(A(0.5)) * x * erfc(x * V::broadcast(-kScale));
   }
 }
 
@@ -61,7 +61,7 @@ struct SigmoidAndRest {
   Vec<A> value, rest;
   explicit SigmoidAndRest(Vec<A> x) {
     using V = Vec<A>;
-    const V e = exp(min(x, V::zero() - x));  // of -|x|; NaN stays
+    const V e = exp_flushed(min(x, V::zero() - x));  // of -|x|; NaN stays
     const V large = V::broadcast(A{1}) / (V::broadcast(A{1}) + e), small = e * large;
     value = select(x, small, large);
     rest = select(x, large, small);
@@ -90,9 +90,8 @@ ActivationAndSlope<A> activate_with_slope(Vec<A> x) {
   } else {
     constexpr double kRoot = 0.70710678118654752440084436210484903928;     // 1 / sqrt(2)
     constexpr double kDensity = 0.39894228040143267793994605993438186848;  // 1 / sqrt(2 pi)
-    const V cumulative =
-        by_lanes(x, [](A v) { return A(0.5) * std::erfc(-v * static_cast<A>(kRoot)); });
-    const V density = constant(kDensity) * exp(constant(-0.5) * x * x);
+    const V cumulative = constant(0.5) * erfc(x * constant(-kRoot));
+    const V density = constant(kDensity) * exp_flushed(constant(-0.5) * x * x);
     return {x * cumulative, fma(x, density, cumulative)};
   }
 }

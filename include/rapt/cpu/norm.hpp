@@ -69,61 +69,55 @@ void layer_norm_row(A* y, const A* x, index_t n, const A* weight, const A* bias,
 
 // ---- gradients; the symbols are those of core/ops/norm.hpp ----
 
-/// f(i, a, x, dy, vector) for the vectors of a row: a = dy * weight, or dy where there is none.
-template <class A, class T, class F>
-void by_weighted_vectors(index_t n, const T* dy, const T* x, const A* weight, F f) {
-  if (weight != nullptr)
-    by_vectors<A>(n, [&](index_t i, auto v) {
-      const Vec<A> g = v.load(dy + i);
-      f(i, g * v.load(weight + i), v.load(x + i), g, v);
-    });
-  else
-    by_vectors<A>(n, [&](index_t i, auto v) {
-      const Vec<A> g = v.load(dy + i);
-      f(i, g, v.load(x + i), g, v);
-    });
-}
-
-/// dx of one row, which may be dy or x; dw (or null) is added to.
-template <class A, class T>
+/// dx of one row, which may be dy or x; dw (or null) is added to. `a` is dy * weight.
+template <bool kWeight, class A, class T>
 void rms_norm_gradient_row(T* dx, A* dw, const T* dy, const T* x, index_t n, const A* weight,
                            A eps) {
   using V = Vec<A>;
-  V squares = V::zero(), products = V::zero();
-  by_weighted_vectors(n, dy, x, weight, [&](index_t, V a, V u, V, auto) {
-    squares = fma(u, u, squares);
-    products = fma(a, u, products);
+  const auto weighted = [=](index_t i, V g, auto v) {
+    if constexpr (kWeight) return g * v.load(weight + i);
+    return g;
+  };
+  const auto [squares, products] = fold_vectors<2, A>(n, [&](index_t i, auto v, V(&sums)[2]) {
+    const V u = v.load(x + i), a = weighted(i, v.load(dy + i), v);
+    sums[0] = fma(u, u, sums[0]);
+    sums[1] = fma(a, u, sums[1]);
   });
   const A count = static_cast<A>(n);
-  const A r = A{1} / std::sqrt(sum(squares) / count + eps);
-  const V scale = V::broadcast(r), share = V::broadcast(-r * r * r * (sum(products) / count));
-  by_weighted_vectors(n, dy, x, weight, [&](index_t i, V a, V u, V g, auto v) {
+  const A r = A{1} / std::sqrt(squares / count + eps);
+  const V scale = V::broadcast(r), share = V::broadcast(-r * r * r * (products / count));
+  by_vectors<A>(n, [&](index_t i, auto v) {
+    const V u = v.load(x + i), g = v.load(dy + i), a = weighted(i, g, v);
     v.store(dx + i, fma(u, share, a * scale));
     if (dw != nullptr) v.store(dw + i, fma(g, u * scale, v.load(dw + i)));
   });
 }
 
-template <class A, class T>
+template <bool kWeight, class A, class T>
 void layer_norm_gradient_row(T* dx, A* dw, A* db, const T* dy, const T* x, index_t n,
                              const A* weight, A eps) {
   using V = Vec<A>;
+  const auto weighted = [=](index_t i, V g, auto v) {
+    if constexpr (kWeight) return g * v.load(weight + i);
+    return g;
+  };
   const A count = static_cast<A>(n);
-  V total = V::zero();
-  by_vectors<A>(n, [&](index_t i, auto v) { total = total + v.load(x + i); });
-  const V mean = V::broadcast(sum(total) / count);
-  V squares = V::zero(), products = V::zero(), gradients = V::zero();
-  by_weighted_vectors(n, dy, x, weight, [&](index_t, V a, V u, V, auto v) {
-    const V difference = v.only(u - mean);
-    squares = fma(difference, difference, squares);
-    products = fma(a, difference, products);
-    gradients = gradients + a;
-  });
-  const A r = A{1} / std::sqrt(sum(squares) / count + eps);
-  const V scale = V::broadcast(r), mean_a = V::broadcast(sum(gradients) / count);
-  const V share = V::broadcast(-r * r * (sum(products) / count));
-  by_weighted_vectors(n, dy, x, weight, [&](index_t i, V a, V u, V g, auto v) {
-    const V difference = u - mean;
-    v.store(dx + i, fma(difference, share, a - mean_a) * scale);
+  const auto [total] = fold_vectors<1, A>(
+      n, [&](index_t i, auto v, V(&sums)[1]) { sums[0] = sums[0] + v.load(x + i); });
+  const V mean = V::broadcast(total / count);
+  const auto [squares, products, gradients] =
+      fold_vectors<3, A>(n, [&](index_t i, auto v, V(&sums)[3]) {
+        const V difference = v.only(v.load(x + i) - mean), a = weighted(i, v.load(dy + i), v);
+        sums[0] = fma(difference, difference, sums[0]);
+        sums[1] = fma(a, difference, sums[1]);
+        sums[2] = sums[2] + a;
+      });
+  const A r = A{1} / std::sqrt(squares / count + eps);
+  const V scale = V::broadcast(r), mean_a = V::broadcast(gradients / count);
+  const V share = V::broadcast(-r * r * (products / count));
+  by_vectors<A>(n, [&](index_t i, auto v) {
+    const V difference = v.load(x + i) - mean, g = v.load(dy + i);
+    v.store(dx + i, fma(difference, share, weighted(i, g, v) - mean_a) * scale);
     if (dw != nullptr) v.store(dw + i, fma(g, difference * scale, v.load(dw + i)));
     if (db != nullptr) v.store(db + i, v.load(db + i) + g);
   });
@@ -183,8 +177,9 @@ void BackendTraits<Cpu>::rms_norm_backward(Cpu, TensorView<T, Rank> dx,
   const A* w = cpu::widened_vector<T>(scratch, weight, plus_one ? A{1} : A{0});
   A* const sums_of[] = {dweight.data()};
   cpu::gradient_rows(sums_of, cpu::row_count(x), n, [=](index_t i, A* dw) {
-    cpu::rms_norm_gradient_row(cpu::row_at(dx, i), dw, cpu::row_at(dy, i), cpu::row_at(x, i), n, w,
-                               static_cast<A>(eps));
+    const auto row = w != nullptr ? cpu::rms_norm_gradient_row<true, A, T>
+                                  : cpu::rms_norm_gradient_row<false, A, T>;
+    row(cpu::row_at(dx, i), dw, cpu::row_at(dy, i), cpu::row_at(x, i), n, w, static_cast<A>(eps));
   });
 }
 
@@ -203,8 +198,10 @@ void BackendTraits<Cpu>::layer_norm_backward(Cpu, TensorView<T, Rank> dx,
   cpu::gradient_rows(sums_of, cpu::row_count(x), n, [=](index_t i, A* sums) {
     A* dw = sums == nullptr || !dweight ? nullptr : sums;
     A* db = sums == nullptr || !dbias ? nullptr : sums + n;
-    cpu::layer_norm_gradient_row(cpu::row_at(dx, i), dw, db, cpu::row_at(dy, i), cpu::row_at(x, i),
-                                 n, w, static_cast<A>(eps));
+    const auto row = w != nullptr ? cpu::layer_norm_gradient_row<true, A, T>
+                                  : cpu::layer_norm_gradient_row<false, A, T>;
+    row(cpu::row_at(dx, i), dw, db, cpu::row_at(dy, i), cpu::row_at(x, i), n, w,
+        static_cast<A>(eps));
   });
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -109,6 +110,27 @@ void by_vectors(index_t n, F f) {
   if (i < n) f(i, PartialVector<A>{n - i});
 }
 
+/// kSums sums over a row [n]: f(i, vector, sums) adds to each Vec<A> of sums what [i, i + kLanes)
+/// has for it, 0 in lanes beyond the end. Four sets of sums take turns, which hides the latency of
+/// an addition, and are joined in a fixed order.
+template <std::size_t kSums, class A, class F>
+std::array<A, kSums> fold_vectors(index_t n, F f) {
+  using V = Vec<A>;
+  constexpr int kSets = 4;
+  V sets[kSets][kSums];
+  for (auto& sums : sets)
+    for (V& v : sums) v = V::zero();
+  index_t i = 0;
+  for (; i + kSets * V::kLanes <= n; i += kSets * V::kLanes)
+    for (int k = 0; k < kSets; ++k) f(i + k * V::kLanes, WholeVector<A>{}, sets[k]);
+  for (; i + V::kLanes <= n; i += V::kLanes) f(i, WholeVector<A>{}, sets[0]);
+  if (i < n) f(i, PartialVector<A>{n - i}, sets[1]);
+  std::array<A, kSums> out;
+  for (std::size_t s = 0; s < kSums; ++s)
+    out[s] = sum((sets[0][s] + sets[1][s]) + (sets[2][s] + sets[3][s]));
+  return out;
+}
+
 /// sum of f(x[i]) where f(0) adds nothing; four vectors at a time, in a fixed order.
 template <class A, class F>
 A fold_row(const A* x, index_t n, F f) {
@@ -148,8 +170,8 @@ A row_max(const A* x, index_t n) {
   return out;
 }
 
-/// sum of exp(x[i] - shift) in double: blocks of a few hundred terms in A, so that a vocabulary of
-/// any size loses nothing.
+/// sum of exp(x[i] - shift) in double, shift being the largest x[i] or more: blocks of a few
+/// hundred terms in A, so that a vocabulary of any size loses nothing.
 template <class A>
 double row_sum_of_exp(const A* x, index_t n, A shift) {
   using V = Vec<A>;
@@ -160,7 +182,7 @@ double row_sum_of_exp(const A* x, index_t n, A shift) {
   while (i + V::kLanes <= n) {
     const index_t end = std::min(n, i + kBlock);
     V block = V::zero();
-    for (; i + V::kLanes <= end; i += V::kLanes) block = block + exp(V::load(x + i) - m);
+    for (; i + V::kLanes <= end; i += V::kLanes) block = block + exp_flushed(V::load(x + i) - m);
     total += static_cast<double>(sum(block));
   }
   for (; i < n; ++i) total += static_cast<double>(std::exp(x[i] - shift));
@@ -199,6 +221,39 @@ Vec<A> by_lanes(Vec<A> x, F f) {
 }
 inline Vec<double> tanh(Vec<double> x) {
   return by_lanes(x, [](double v) { return std::tanh(v); });
+}
+
+/// The polynomial of these coefficients, highest power first.
+template <std::size_t kTerms>
+Vec<float> polynomial(Vec<float> x, const float (&terms)[kTerms]) {
+  Vec<float> sum = Vec<float>::broadcast(terms[0]);
+  for (std::size_t k = 1; k < kTerms; ++k) sum = fma(sum, x, Vec<float>::broadcast(terms[k]));
+  return sum;
+}
+
+/// 1 - erf(x), which keeps its relative precision in the tail (to 4e-6; 2e-7 absolute). Cephes
+/// erfcf: 1 - x T(x^2) within 1, then exp(-x^2) / x times P or R of 1 / x^2.
+inline Vec<float> erfc(Vec<float> x) {
+  using V = Vec<float>;
+  constexpr float kT[] = {7.853861353153693e-5f,  -8.010193625184903e-4f, 5.188327685732524e-3f,
+                          -2.685381193529856e-2f, 1.128358514861418e-1f,  -3.761262582423300e-1f,
+                          1.128379165726710f};
+  constexpr float kP[] = {2.326819970068386e-2f,  -1.387039388740657e-1f, 3.687424674597105e-1f,
+                          -5.824733027278666e-1f, 6.210004621745983e-1f,  -4.944515323274145e-1f,
+                          3.404879937665872e-1f,  -2.741127028184656e-1f, 5.638259427386472e-1f};
+  constexpr float kR[] = {-1.047766399936249e1f,  1.297719955372516e1f, -7.495518717768503f,
+                          2.921019019210786f,     -1.015265279202700f,  4.218463358204948e-1f,
+                          -2.820767439740514e-1f, 5.641895067754075e-1f};
+  const V one = V::broadcast(1.f), two = V::broadcast(2.f);
+  const V magnitude = max(x, V::zero() - x), square = x * x;
+  const V near = one - x * polynomial(square, kT);
+  const V inverse = one / max(magnitude, one), z = inverse * inverse;
+  const V p = select(magnitude - two, polynomial(z, kP), polynomial(z, kR));
+  const V far = exp_flushed(V::zero() - square) * inverse * p;
+  return select(magnitude - one, near, select(x, two - far, far));
+}
+inline Vec<double> erfc(Vec<double> x) {
+  return by_lanes(x, [](double v) { return std::erfc(v); });
 }
 
 // ---- rows of a call ----

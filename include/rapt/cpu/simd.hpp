@@ -10,7 +10,7 @@
 //   select(mask, a, b) a where mask's sign bit is set
 //   pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
 //   sum(a), largest(a) over the lanes          sums(a)                  lane i: sum of a[i]'s lanes
-//   exp2, exp2_flushed, exp                    polynomials, below
+//   exp2, exp2_flushed, exp, exp_flushed       polynomials, below
 //   Vec<Bfloat16Pair>, where kBfloat16Dot: fma(pairs, pairs, Vec<float>) adds both products of a
 //   lane
 //
@@ -120,19 +120,41 @@ Vec<T> exp2_flushed(Vec<T> x) {
   return detail::exp2_fraction(x - n) * pow2(n);
 }
 
-/// e^x, with ln 2 in two parts so that large arguments keep their last bits.
+namespace detail {
+
+/// e^x / 2^n, n = round(x / ln 2), with ln 2 in two parts so that large arguments keep their last
+/// bits.
+template <class T>
+Vec<T> exp_fraction(Vec<T> x, Vec<T> n) {
+  using V = Vec<T>;
+  constexpr T kLn2High = sizeof(T) == 4 ? T(0.693359375) : T(6.93147180369123816490e-01);
+  constexpr T kLn2Low = sizeof(T) == 4 ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
+  const V r = fma(n, V::broadcast(-kLn2Low), fma(n, V::broadcast(-kLn2High), x));
+  return exp2_fraction(r * V::broadcast(kLog2E<T>));
+}
+
+}  // namespace detail
+
+/// e^x; subnormal results and overflow to infinity included, NaN stays.
 template <class T>
 Vec<T> exp(Vec<T> x) {
   using V = Vec<T>;
   constexpr T kLow = sizeof(T) == 4 ? T(-105) : T(-746),
               kHigh = sizeof(T) == 4 ? T(89.5) : T(710.5);
-  constexpr T kLn2High = sizeof(T) == 4 ? T(0.693359375) : T(6.93147180369123816490e-01);
-  constexpr T kLn2Low = sizeof(T) == 4 ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
   x = min(V::broadcast(kHigh), max(V::broadcast(kLow), x));
   const V n = round(x * V::broadcast(detail::kLog2E<T>));
-  const V r = fma(n, V::broadcast(-kLn2Low), fma(n, V::broadcast(-kLn2High), x));
   const V half = round(n * V::broadcast(T(0.5)));
-  return detail::exp2_fraction(r * V::broadcast(detail::kLog2E<T>)) * pow2(half) * pow2(n - half);
+  return detail::exp_fraction(x, n) * pow2(half) * pow2(n - half);
+}
+
+/// e^x for x <= 0, where what would be subnormal is 0. NaN stays.
+template <class T>
+Vec<T> exp_flushed(Vec<T> x) {
+  using V = Vec<T>;
+  constexpr T kLow = sizeof(T) == 4 ? T(-88) : T(-709);  // pow2 of n is 0 there
+  x = max(V::broadcast(kLow), x);
+  const V n = round(x * V::broadcast(detail::kLog2E<T>));
+  return detail::exp_fraction(x, n) * pow2(n);
 }
 
 }  // namespace RAPT_SIMD
