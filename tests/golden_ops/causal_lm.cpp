@@ -1,5 +1,8 @@
 // op causal_lm: a checkpoint folder, read with each of its configs: logits, loss, greedy generation
-// through the cache, a left-padded batch.
+// through the cache, a left-padded batch; the gradient of every parameter, with and without
+// recomputation of the blocks.
+#include <algorithm>
+
 #include "golden_ops/case.hpp"
 #include "rapt/core/ops/cross_entropy.hpp"
 #include "rapt/nn/checkpoint.hpp"
@@ -110,6 +113,38 @@ void run_with(Case& c, const Model& model, const std::string& how) {
   }
 }
 
+/// Gradients of the mean loss, by the training step.
+void run_gradients(Case& c, Model& model, const std::string& how) {
+  if (!c.has("labels")) return;
+  const auto ids = c.input<std::int32_t, 2>("input_ids");
+  const auto labels = c.input<std::int32_t, 2>("labels");
+  const index_t batch = ids.extent(0), seq = ids.extent(1);
+  Ids targets(ids.shape());  // position t predicts labels[t + 1], the last one nothing
+  fill(targets, -100);
+  copy(targets.slice(1, 0, seq - 1), labels.slice(1, 1, seq));
+  const index_t counted =
+      std::count_if(targets.data(), targets.data() + batch * seq, [](auto t) { return t != -100; });
+  Tape<> tape;
+  model.require_gradients();
+  for (const bool recompute : {false, true}) {
+    const std::string step = (how.empty() ? "" : how + ", ") + std::string("training step") +
+                             (recompute ? ", recomputed" : "");
+    zero_gradients(model.parameters());
+    const auto loss = model.forward_backward(
+        ids, targets, tape, {.scale = 1.0 / static_cast<double>(counted), .recompute = recompute});
+    Tensor<double, 1> mean({1});
+    mean(0) = loss.mean();
+    c.expect_again("loss", step, mean);
+    for (const auto& p : model.parameters()) {
+      const std::string name = "grad." + p.name;
+      if (p.shape.size() == 2)
+        c.expect_again(name, step, p.gradient.reshape(Shape(p.shape[0], p.shape[1])));
+      else
+        c.expect_again(name, step, p.gradient);
+    }
+  }
+}
+
 }  // namespace
 
 void run_causal_lm(Case& c) {
@@ -117,13 +152,15 @@ void run_causal_lm(Case& c) {
   if (!covered(model_type)) throw Unsupported{"a model of type " + model_type};
   const auto folder = c.folder() / c.setting<std::string>("checkpoint_folder");
   const WeightFile weights = WeightFile::open(folder);
-  run_with(c, nn::load_transformer<float>(weights), "");
+  auto model = nn::load_transformer<float>(weights);
+  run_with(c, model, "");
+  run_gradients(c, model, "");
   if (const auto legacy = folder / "config_legacy.json"; std::filesystem::exists(legacy)) {
-    Model model(read_model_config(legacy));
-    rapt::load_parameters(model.parameters(), weights);
-    run_with(c, model, "config_legacy.json");
+    Model from_legacy(read_model_config(legacy));
+    rapt::load_parameters(from_legacy.parameters(), weights);
+    run_with(c, from_legacy, "config_legacy.json");
+    run_gradients(c, from_legacy, "config_legacy.json");
   }
-  for (const auto& name : c.names_with_prefix("grad.")) c.gradient(name);
 }
 
 }  // namespace rapt::golden

@@ -25,6 +25,7 @@
 #include <string>
 #include <vector>
 
+#include "rapt/core/convert.hpp"
 #include "rapt/core/dtype.hpp"
 #include "rapt/core/tensor.hpp"
 
@@ -191,4 +192,15 @@ class Tape {
   std::size_t bytes_ = 0, peak_ = 0, most_ = 0;
 };
 
+namespace detail {
+
+/// A copy of `x` on the tape, row-major; an absent view becomes an empty one.
+template <class T, std::size_t Rank, class B>
+TensorView<std::remove_const_t<T>, Rank, B> save(Tape<B>& tape, TensorView<T, Rank, B> x) {
+  const auto saved = tape.template push<std::remove_const_t<T>>(x.shape());
+  copy(saved, x);
+  return saved;
+}
+
+}  // namespace detail
 }  // namespace rapt

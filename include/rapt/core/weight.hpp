@@ -66,6 +66,13 @@ class Weight {
       if (is_quantized()) return quantized_matmul(y, x, blocks_, options);
     matmul(y, x, view().transpose(), options);
   }
+  /// dx = dy W: the gradient of x. Throws ValueError where the weight holds blocks.
+  void multiply_back(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dy) const {
+    if (is_quantized())
+      throw ValueError(detail::text("backward: a weight ", detail::shape_text(shape_),
+                                    " holds quantized blocks, expected elements"));
+    matmul(dx, dy, view());
+  }
   /// y[b, s, :] = scale W[ids[b, s], :]: the matrix as an embedding table.
   void look_up(TensorView<T, 3, B> y, TensorView<const std::int32_t, 2, B> ids,
                accumulate_t<T> scale) const {

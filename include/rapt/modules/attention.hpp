@@ -36,9 +36,11 @@
 #include "rapt/core/ops/rope.hpp"
 #include "rapt/core/parameter.hpp"
 #include "rapt/core/scratch.hpp"
+#include "rapt/core/tape.hpp"
 #include "rapt/core/weight.hpp"
 #include "rapt/mask/mask.hpp"
 #include "rapt/mask/score.hpp"
+#include "rapt/modules/documents.hpp"
 #include "rapt/rope/table.hpp"
 
 namespace rapt {
@@ -92,6 +94,21 @@ struct AttentionCall {
   index_t layer = 0;
   /// Rotations computed by the caller for many layers; absent: computed here.
   RopeAngles<T, B> angles{};
+  /// Documents packed into rows [batch, seq], without a cache: a token attends inside its run of
+  /// equal ids, and positions restart where a run begins (modules/documents.hpp).
+  TensorView<const std::int32_t, 2> document_ids{};
+  /// The same as prefix sums on the backend [documents + 1], computed by the caller for many layers
+  /// together with `angles`.
+  TensorView<const std::int32_t, 1, B> cu_seqlens{};
+};
+
+/// A call without a cache as the kernels take it, on the backend: what forward and backward share.
+template <class T, class B>
+struct AttentionContext {
+  RopeAngles<T, B> angles{};                            // absent: no rotation
+  TensorView<const std::int32_t, 2, B> kv_positions{};  // -1: padding; absent: none is
+  TensorView<const std::int32_t, 1, B> cu_seqlens{};    // absent: every row is one sequence
+  TensorView<accumulate_t<T>, 4, B> probabilities{};    // out, see AttentionCall
 };
 
 template <class T = float, class B = Cpu, AttentionMask Mask = Causal>
@@ -183,6 +200,33 @@ class Attention {
                                                                       const Call& call = {}) const {
     run(as_view(out), as_const_view(x), cache, call);
   }
+
+  // ---- training: modules/attention_training.hpp, which this file ends by including ----
+
+  using Context = AttentionContext<T, B>;
+  /// What backward needs besides x.
+  struct Saved {
+    TensorView<T, 3, B> qkv;                      // [batch, seq, widths of q (and gate), k, v]
+    TensorView<T, 4, B> merged;                   // [batch, seq, heads, value_dim], ungated
+    TensorView<accumulate_t<T>, 3, B> logsumexp;  // [batch, heads, seq]
+  };
+
+  /// forward() without a cache, saving on the tape what backward() needs. Where sink_positions is
+  /// in_cache there is none.
+  void forward(TensorView<T, 3, B> out, TensorView<const T, 3, B> x, Tape<B>& tape,
+               const Call& call = {}) const;
+  /// dx = the gradient of x, from dy [batch, seq, out_dim]; gradients of parameters are added to,
+  /// where require_gradients() made them. dx may be absent.
+  void backward(TensorView<T, 3, B> dx, TensorView<const T, 3, B> dy, Tape<B>& tape);
+
+  /// The same for a caller who has x, or makes it again, when backward comes; x, out, dx and dy
+  /// have no gaps. `context` is made once for a forward and its backward.
+  Context context(Scratch<B>& scratch, index_t batch, index_t seq, const Call& call) const;
+  void record(TensorView<T, 3, B> out, TensorView<const T, 3, B> x, Tape<B>& tape,
+              const Context& context) const;
+  static Saved pop(Tape<B>& tape);
+  void backward(TensorView<T, 3, B> dx, TensorView<const T, 3, B> dy, TensorView<const T, 3, B> x,
+                const Saved& saved, const Context& context);
 
   /// Cosines and sines for seq tokens of each row that follow `offsets` (host [batch]; absent: 0)
   /// or stand at `positions`. Layers with one rope may share them through AttentionCall::angles.
@@ -319,6 +363,7 @@ class Attention {
   index_t q_rows() const { return config_.heads * q_width(); }
   index_t k_rows() const { return config_.kv_heads * config_.head_dim; }
   index_t v_rows() const { return config_.kv_heads * config_.value_dim; }
+  index_t qkv_rows() const { return q_rows() + k_rows() + v_rows(); }
   index_t norm_width(index_t norm_heads) const {
     switch (config_.qk_norm) {
       case QkNorm::none:
@@ -351,10 +396,7 @@ class Attention {
                         "[batch, seq, d_model]");
     detail::check_shape("attention", "out", out.shape(), Shape{batch, seq, out_dim()},
                         "[batch, seq, out_dim]");
-    for (const auto& [name, view] :
-         {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask)})
-      if (view)
-        detail::check_shape("attention", name, view.shape(), Shape{batch, seq}, "[batch, seq]");
+    check_call(call, batch, seq, !std::same_as<C, NoCache>);
     if constexpr (!std::same_as<C, NoCache>) cache.check_room(batch, seq);
     if (out.empty()) return;
 
@@ -368,54 +410,96 @@ class Attention {
       copy(out, dense_out);
       return;
     }
-    const index_t rows = batch * seq, width = q_rows() + k_rows() + v_rows();
-    auto qkv = scratch.template tensor<T>(Shape{batch, seq, width});
-    MatmulOptions<T, B> qkv_options;
-    if (config_.qkv_bias) qkv_options.bias = qkv_bias_.view();
-    qkv_weight_.multiply(qkv.reshape(Shape{rows, width}), x.reshape(Shape{rows, d_model()}),
-                         qkv_options);
-
-    // Views into the fused result, no copies: [batch, seq, heads, dim].
-    const auto part = [&](index_t begin, index_t n, index_t dim) {
-      return qkv.slice(2, begin, begin + n * dim).reshape(Shape{batch, seq, n, dim});
-    };
-    const auto q_and_gate = part(0, heads(), q_width());
-    const auto q = q_and_gate.slice(3, 0, head_dim());
-    const auto k = part(q_rows(), kv_heads(), head_dim());
-    const auto v = part(q_rows() + k_rows(), kv_heads(), value_dim());
-    normalize(q, q_norm_, scratch);
-    normalize(k, k_norm_, scratch);
+    auto qkv = scratch.template tensor<T>(Shape{batch, seq, qkv_rows()});
+    project(qkv, x);
+    const auto [q, gate, k, v] = parts_of(qkv);
+    normalize(q, q, q_norm_);
+    normalize(k, k, k_norm_);
 
     auto merged = config_.out_projection
                       ? scratch.template tensor<T>(Shape{batch, seq, heads(), value_dim()})
                       : out.reshape(Shape{batch, seq, heads(), value_dim()});
-    if (config_.sink_positions == SinkPositions::in_cache && config_.sink_tokens > 0)
+    if (counts_in_cache())
       attend_in_cache(merged, q, k, v, cache, call);
     else
       attend(merged, q, k, v, cache, call, scratch);
 
     if (config_.output_gate) {
-      const Shape head_rows{rows * heads(), head_dim()};
-      auto gate = scratch.template tensor<T>(merged.shape());
-      copy(gate, q_and_gate.slice(3, head_dim(), 2 * head_dim()));
-      gated_activation(merged.reshape(head_rows), gate.reshape(head_rows),
-                       merged.reshape(head_rows), Activation::sigmoid);
+      // Heads of the gate lie between those of q: gathered, the two are plain rows.
+      auto dense_gate = scratch.template tensor<T>(merged.shape());
+      copy(dense_gate, gate);
+      gated_activation(merged, dense_gate, merged, Activation::sigmoid);
     }
-    if (config_.out_projection) {
-      MatmulOptions<T, B> options;
-      if (config_.out_bias) options.bias = out_bias_.view();
-      out_weight_.multiply(out.reshape(Shape{rows, d_model()}),
-                           merged.reshape(Shape{rows, heads() * value_dim()}), options);
-    }
+    if (config_.out_projection) project_out(out, merged);
   }
 
-  void normalize(TensorView<T, 4, B> x, const Tensor<T, 1, B>& weight, Scratch<B>&) const {
-    if (config_.qk_norm == QkNorm::head) {
-      rms_norm(x, x, weight, config_.norm_eps, config_.norm_plus_one);
-    } else if (config_.qk_norm == QkNorm::flat) {
-      const auto all = x.reshape(Shape{x.extent(0), x.extent(1), x.extent(2) * x.extent(3)});
-      rms_norm(all, all, weight, config_.norm_eps, config_.norm_plus_one);
-    }
+  void check_call(const Call& call, index_t batch, index_t seq, bool cached) const {
+    for (const auto& [name, view] :
+         {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask),
+          std::pair("document_ids", call.document_ids)})
+      if (view)
+        detail::check_shape("attention", name, view.shape(), Shape{batch, seq}, "[batch, seq]");
+    if (!call.document_ids && !call.cu_seqlens) return;
+    const auto refuse = [](const char* name, const char* why) {
+      throw ValueError(
+          detail::text("attention: ", name, " given, expected none beside document_ids", why));
+    };
+    if (cached) refuse("a cache is", ": it holds one sequence a row");
+    if (call.key_mask) refuse("key_mask is", ": padding is a document of its own");
+    if (call.probabilities) refuse("probabilities are", "");
+    if (counts_in_cache()) refuse("sink_positions in_cache are", "");
+  }
+  bool counts_in_cache() const {
+    return config_.sink_positions == SinkPositions::in_cache && config_.sink_tokens > 0;
+  }
+
+  /// qkv = x [W_q W_k W_v]^T (+ b), all in one product.
+  void project(TensorView<T, 3, B> qkv, TensorView<const T, 3, B> x) const {
+    const index_t rows = x.extent(0) * x.extent(1);
+    MatmulOptions<T, B> options;
+    if (config_.qkv_bias) options.bias = qkv_bias_.view();
+    qkv_weight_.multiply(qkv.reshape(Shape{rows, qkv_rows()}), x.reshape(Shape{rows, d_model()}),
+                         options);
+  }
+  /// out = merged W_o^T (+ b).
+  void project_out(TensorView<T, 3, B> out, TensorView<const T, 4, B> merged) const {
+    const index_t rows = out.extent(0) * out.extent(1);
+    MatmulOptions<T, B> options;
+    if (config_.out_bias) options.bias = out_bias_.view();
+    out_weight_.multiply(out.reshape(Shape{rows, d_model()}),
+                         merged.reshape(Shape{rows, heads() * value_dim()}), options);
+  }
+
+  /// Views into the fused result, no copies: [batch, seq, heads, dim].
+  struct Parts {
+    TensorView<T, 4, B> q, gate, k, v;  // gate: no channels where there is none
+  };
+  Parts parts_of(TensorView<T, 3, B> qkv) const {
+    const auto part = [&](index_t begin, index_t n, index_t dim) {
+      return qkv.slice(2, begin, begin + n * dim)
+          .reshape(Shape{qkv.extent(0), qkv.extent(1), n, dim});
+    };
+    const auto q_and_gate = part(0, heads(), q_width());
+    return {.q = q_and_gate.slice(3, 0, head_dim()),
+            .gate = q_and_gate.slice(3, head_dim(), q_width()),
+            .k = part(q_rows(), kv_heads(), head_dim()),
+            .v = part(q_rows() + k_rows(), kv_heads(), value_dim())};
+  }
+
+  /// x [batch, seq, heads, dim] as the norm of q and k sees it: f(view) with heads apart or merged.
+  template <class F>
+  void as_normed(F&& f) const {
+    const auto merge = [](auto x) {
+      return x.reshape(Shape{x.extent(0), x.extent(1), x.extent(2) * x.extent(3)});
+    };
+    if (config_.qk_norm == QkNorm::head) f([](auto x) { return x; });
+    if (config_.qk_norm == QkNorm::flat) f(merge);
+  }
+  void normalize(TensorView<T, 4, B> y, TensorView<const T, 4, B> x,
+                 const Tensor<T, 1, B>& weight) const {
+    as_normed([&](auto view) {
+      rms_norm(view(y), view(x), weight, config_.norm_eps, config_.norm_plus_one);
+    });
   }
 
   /// Rotates q and k, appends k and v, attends.
@@ -424,42 +508,85 @@ class Attention {
               TensorView<T, 4, B> v, C& cache, const Call& call, Scratch<B>& scratch) const {
     constexpr bool kCached = !std::same_as<C, NoCache>;
     const index_t batch = q.extent(0), seq = q.extent(1);
-    if (rope_) {
-      RopeAngles<T, B> turn = call.angles;
-      if (!turn.cos) {
-        if constexpr (kCached)
-          turn =
-              angles(scratch, batch, seq, call.positions, cache.offsets(), cache.rope_length(seq));
-        else
-          turn = angles(scratch, batch, seq, call.positions, {}, seq);
-      }
-      rope(q, turn.cos, turn.sin, rope_->options());
-      rope(k, turn.cos, turn.sin, rope_->options());
-    }
-    CacheStep<T, B> step;
     if constexpr (kCached) {
-      step = cache.append(scratch, call.layer, k, v, call.key_mask);
+      rotate(q, k,
+             rope_ && !call.angles.cos ? angles(scratch, batch, seq, call.positions,
+                                                cache.offsets(), cache.rope_length(seq))
+                                       : call.angles);
+      attend_step(merged, q, cache.append(scratch, call.layer, k, v, call.key_mask), call);
     } else {
-      step.keys = k;
-      step.values = v;
-      if (call.key_mask) step.kv_positions = masked_positions(call.key_mask, scratch);
+      const Context uncached = context(scratch, batch, seq, call);
+      rotate(q, k, uncached.angles);
+      attend_uncached(merged, q, k, v, uncached);
     }
-    attend_step(merged, q, step, call);
+  }
+
+  void rotate(TensorView<T, 4, B> q, TensorView<T, 4, B> k, const RopeAngles<T, B>& turn) const {
+    if (!rope_) return;
+    rope(q, turn.cos, turn.sin, rope_->options());
+    rope(k, turn.cos, turn.sin, rope_->options());
   }
 
   void attend_step(TensorView<T, 4, B> merged, TensorView<const T, 4, B> q,
                    const CacheStep<T, B>& step, const Call& call) const {
     AttentionOptions<TensorView<T, 4, B>> options;
-    options.scale = static_cast<accumulate_t<T>>(config_.scale);
-    if (config_.sinks) options.sink_logits = sinks_.view();
     options.kv_lengths = step.kv_lengths;
     options.q_positions = step.q_positions;
     options.kv_positions = step.kv_positions;
     options.probabilities = call.probabilities;
+    attend_with(merged, q, step.keys, step.values, options);
+  }
+  void attend_uncached(TensorView<T, 4, B> merged, TensorView<const T, 4, B> q,
+                       TensorView<const T, 4, B> k, TensorView<const T, 4, B> v,
+                       const Context& call,
+                       TensorView<accumulate_t<T>, 3, B> logsumexp = {}) const {
+    AttentionOptions<TensorView<T, 4, B>> options;
+    options.kv_positions = call.kv_positions;
+    options.cu_seqlens_q = options.cu_seqlens_k = call.cu_seqlens;
+    options.probabilities = call.probabilities;
+    options.logsumexp = logsumexp;
+    attend_with(sequences(merged, call), sequences(q, call), sequences(k, call), sequences(v, call),
+                options);
+  }
+  /// Packed documents are one row of all tokens to the kernel, cut by cu_seqlens.
+  template <class E>
+  static TensorView<E, 4, B> sequences(TensorView<E, 4, B> x, const Context& call) {
+    if (!call.cu_seqlens) return x;
+    return x.reshape(Shape{1, x.extent(0) * x.extent(1), x.extent(2), x.extent(3)});
+  }
+
+  void attend_with(TensorView<T, 4, B> out, TensorView<const T, 4, B> q,
+                   TensorView<const T, 4, B> k, TensorView<const T, 4, B> v,
+                   AttentionOptions<TensorView<T, 4, B>> options) const {
+    options.scale = static_cast<accumulate_t<T>>(config_.scale);
+    if (config_.sinks) options.sink_logits = sinks_.view();
     if (config_.softcap > 0)
-      rapt::attention(merged, q, step.keys, step.values, mask_, SoftCap{config_.softcap}, options);
+      rapt::attention(out, q, k, v, mask_, SoftCap{config_.softcap}, options);
     else
-      rapt::attention(merged, q, step.keys, step.values, mask_, Identity{}, options);
+      rapt::attention(out, q, k, v, mask_, Identity{}, options);
+  }
+
+  /// q and k as they go on from the projection: normed into scratch, or where they stand.
+  std::pair<TensorView<T, 4, B>, TensorView<T, 4, B>> normed(const Parts& parts,
+                                                             Scratch<B>& scratch) const {
+    if (config_.qk_norm == QkNorm::none) return {parts.q, parts.k};
+    const auto both = scratch.template tensor<T>(
+        Shape{parts.q.extent(0), parts.q.extent(1), heads() + kv_heads(), head_dim()});
+    const auto q = both.slice(2, 0, heads()), k = both.slice(2, heads(), both.extent(2));
+    normalize(q, parts.q, q_norm_);
+    normalize(k, parts.k, k_norm_);
+    return {q, k};
+  }
+  /// attention_backward() into the parts of the fused gradient.
+  void attend_backward(const Parts& gradients, TensorView<const T, 4, B> dmerged,
+                       TensorView<T, 4, B> q, TensorView<T, 4, B> k, TensorView<T, 4, B> v,
+                       const Saved& saved, const Context& call);
+  /// dweight += dy^T x, dbias += the sum of dy's rows; each where there is one.
+  static void add_products(Tensor<accumulate_t<T>, 2, B>& dweight,
+                           Tensor<accumulate_t<T>, 1, B>& dbias, TensorView<const T, 2, B> dy,
+                           TensorView<const T, 2, B> x) {
+    if (!dweight.empty()) matmul(dweight, dy.transpose(), x, {.accumulate = true});
+    if (!dbias.empty()) column_sum(dbias, dy, true);
   }
 
   /// Position i of key i, -1 where it is padding.
@@ -671,3 +798,5 @@ class SlidingWindowAttention : public Attention<T, B, CausalWindow> {
 };
 
 }  // namespace rapt
+
+#include "rapt/modules/attention_training.hpp"

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "rapt/core/ops/add.hpp"
 #include "rapt/modules/attention.hpp"
 
 namespace rapt {
@@ -45,6 +46,14 @@ class SelfAttention {
   template <TensorLike<3> X>
   Tensor<T, 3, B> forward(const X& x, const AttentionCall<T, B>& call = {}) const {
     return attention_.forward(x, call);
+  }
+  /// Saving for backward(); see Attention.
+  void forward(TensorView<T, 3, B> out, TensorView<const T, 3, B> x, Tape<B>& tape,
+               const AttentionCall<T, B>& call = {}) const {
+    attention_.forward(out, x, tape, call);
+  }
+  void backward(TensorView<T, 3, B> dx, TensorView<const T, 3, B> dy, Tape<B>& tape) {
+    attention_.backward(dx, dy, tape);
   }
   void initialize(Philox& random, double stddev = 0.02) { attention_.initialize(random, stddev); }
   void require_gradients() { attention_.require_gradients(); }
@@ -124,6 +133,28 @@ class MultiHeadAttentionStack {
     return out;
   }
 
+  /// Saving for backward(): every head saves x, as every head reads it.
+  void forward(TensorView<T, 3, B> out, TensorView<const T, 3, B> x, Tape<B>& tape,
+               const AttentionCall<T, B>& call = {}) const {
+    detail::check_shape("multi_head_attention_stack", "out", out.shape(),
+                        Shape{x.extent(0), x.extent(1), out_dim()}, "[batch, seq, heads * d_out]");
+    for (index_t h = 0; h < config_.heads; ++h)
+      heads_[static_cast<std::size_t>(h)].forward(of_head(out, h), x, tape, call);
+  }
+  /// dx = the sum of the heads' gradients, from the last head to the first; it may be absent.
+  void backward(TensorView<T, 3, B> dx, TensorView<const T, 3, B> dy, Tape<B>& tape) {
+    detail::check_shape("multi_head_attention_stack", "dy", dy.shape(),
+                        Shape{dy.extent(0), dy.extent(1), out_dim()},
+                        "[batch, seq, heads * d_out]");
+    Scratch<B> scratch(dy.backend());
+    for (index_t h = config_.heads; h-- > 0;) {
+      const bool first = h + 1 == config_.heads;
+      const auto of_this = first || !dx ? dx : scratch.template tensor<T>(dx.shape());
+      heads_[static_cast<std::size_t>(h)].backward(of_this, of_head(dy, h), tape);
+      if (dx && !first) add(dx, of_this);
+    }
+  }
+
   void initialize(Philox& random, double stddev = 0.02) {
     for (auto& head : heads_) head.initialize(random, stddev);
   }
@@ -138,6 +169,11 @@ class MultiHeadAttentionStack {
   }
 
  private:
+  template <class E>
+  TensorView<E, 3, B> of_head(TensorView<E, 3, B> y, index_t h) const {
+    return y.slice(2, h * config_.d_out, (h + 1) * config_.d_out);
+  }
+
   StackConfig config_;
   std::vector<CausalAttention<T, B>> heads_;
 };

@@ -120,6 +120,73 @@ class Block {
     }
   }
 
+  /// forward() without a cache, saving for backward(): the residual stream before each half, what
+  /// attention and feed-forward save, and what post-norms read. The inputs of the two halves are
+  /// not: backward makes them again by one pass of the norm, which is cheaper than the memory.
+  void record(TensorView<T, 3, B> h, Tape<B>& tape, const AttentionContext<T, B>& context) const {
+    const auto rows = rows_of(h);
+    Scratch<B> scratch(h.backend());
+    const auto normed = scratch.template tensor<T>(h.shape());
+    const auto branch = scratch.template tensor<T>(h.shape());
+
+    detail::save(tape, h);
+    const auto attended = post_attention_norm_ ? tape.template push<T>(h.shape()) : branch;
+    attention_norm_.forward(rows_of(normed), rows);
+    attention_.record(attended, normed, tape, context);
+    if (post_attention_norm_) post_attention_norm_->forward(rows_of(branch), rows_of(attended));
+    add(rows, rows_of(branch));
+
+    detail::save(tape, h);
+    mlp_norm_.forward(rows_of(normed), rows);
+    if (post_mlp_norm_) {
+      const auto fed = tape.template push<T>(rows.shape());
+      mlp_.record(fed, rows_of(normed), tape);
+      post_mlp_norm_->forward(rows_of(branch), fed);
+      add(rows, rows_of(branch));
+    } else {
+      mlp_.record(rows, rows_of(normed), tape, /*accumulate=*/true);
+    }
+  }
+
+  /// dh, the gradient of what forward() left in h, becomes the gradient of what it found there;
+  /// gradients of parameters are added to, where there are any.
+  void backward(TensorView<T, 3, B> dh, Tape<B>& tape, const AttentionContext<T, B>& context) {
+    const auto rows = rows_of(dh);
+    Scratch<B> scratch(dh.backend());
+    const auto normed = scratch.template tensor<T>(dh.shape());   // the half's input, once more
+    const auto branch = scratch.template tensor<T>(dh.shape());   // gradient of its output
+    const auto through = scratch.template tensor<T>(dh.shape());  // gradient of its input
+    // The branch's gradient is dh, turned back through the post-norm where there is one.
+    const auto from_post = [&](auto& norm, TensorView<const T, 2, B> x) {
+      norm.backward(rows_of(branch), rows, x);
+      return TensorView<const T, 3, B>(branch);
+    };
+    const auto join = [&](auto& norm, TensorView<const T, 3, B> h) {
+      norm.backward(rows_of(through), rows_of(through), rows_of(h));
+      add(rows, rows_of(through));
+    };
+
+    {
+      const auto saved = mlp_.pop(tape, rows.extent(0));
+      TensorView<const T, 3, B> dy = dh;
+      if (post_mlp_norm_) dy = from_post(*post_mlp_norm_, tape.template pop<T>(rows.shape()));
+      const auto h = tape.template pop<T>(dh.shape());
+      mlp_norm_.forward(rows_of(normed), rows_of(h));
+      mlp_.backward(rows_of(through), rows_of(dy), rows_of(normed), saved);
+      join(mlp_norm_, h);
+    }
+    {
+      const auto saved = attention_.pop(tape);
+      TensorView<const T, 3, B> dy = dh;
+      if (post_attention_norm_)
+        dy = from_post(*post_attention_norm_, rows_of(tape.template pop<T>(dh.shape())));
+      const auto h = tape.template pop<T>(dh.shape());
+      attention_norm_.forward(rows_of(normed), rows_of(h));
+      attention_.backward(through, dy, normed, saved, context);
+      join(attention_norm_, h);
+    }
+  }
+
   auto& attention() { return attention_; }
   const auto& attention() const { return attention_; }
 
@@ -168,6 +235,10 @@ class Block {
   }
 
  private:
+  template <class E>
+  static TensorView<E, 2, B> rows_of(TensorView<E, 3, B> x) {
+    return x.reshape(Shape{x.extent(0) * x.extent(1), x.extent(2)});
+  }
   static NormConfig norm_config(const ModelConfig& model) {
     return {.kind = model.norm, .eps = model.norm_eps, .plus_one = model.norm_plus_one};
   }

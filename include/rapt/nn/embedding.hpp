@@ -6,6 +6,7 @@
 #include <string>
 
 #include "rapt/core/parameter.hpp"
+#include "rapt/core/tape.hpp"
 #include "rapt/core/weight.hpp"
 
 namespace rapt::nn {
@@ -33,6 +34,29 @@ class Embedding {
   /// logits = x table^T: the tied language-model head (without the scale).
   void project(TensorView<T, 2, B> logits, TensorView<const T, 2, B> x) const {
     table_.multiply(logits, x);
+  }
+
+  /// The same, with ids saved for backward().
+  void forward(TensorView<T, 3, B> out, TensorView<const std::int32_t, 2, B> ids,
+               Tape<B>& tape) const {
+    forward(out, ids);
+    detail::save(tape, ids);
+  }
+  /// Gradient of the table: scale * dy[b, s, :] is added to row ids[b, s], where there is one.
+  void backward(TensorView<const T, 3, B> dy, Tape<B>& tape) {
+    backward(dy, tape.template pop<std::int32_t>(Shape{dy.extent(0), dy.extent(1)}));
+  }
+  void backward(TensorView<const T, 3, B> dy, TensorView<const std::int32_t, 2, B> ids) {
+    if (!table_gradient_.empty())
+      embedding_backward(table_gradient_, dy, ids, static_cast<accumulate_t<T>>(scale_));
+  }
+  /// Gradients of project(): dx = dlogits table, the table's += dlogits^T x: a tied table collects
+  /// both of its uses. dx may be x.
+  void project_backward(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dlogits,
+                        TensorView<const T, 2, B> x) {
+    if (!table_gradient_.empty())
+      matmul(table_gradient_, dlogits.transpose(), x, {.accumulate = true});
+    if (dx) table_.multiply_back(dx, dlogits);
   }
 
   void initialize(Philox& random, double stddev = 0.02) {

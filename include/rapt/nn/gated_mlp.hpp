@@ -48,6 +48,47 @@ class GatedMlp {
     return y;
   }
 
+  /// y = mlp(x), with x and W_gate x, W_up x saved for backward(): 2 hidden + d_model numbers a
+  /// row. What W_down multiplies is made again there.
+  void forward(TensorView<T, 2, B> y, TensorView<const T, 2, B> x, Tape<B>& tape) const {
+    detail::check_shape("gated_mlp", "x", x.shape(), Shape{x.extent(0), d_model()},
+                        "[rows, d_model]");
+    detail::check_shape("gated_mlp", "y", y.shape(), x.shape(), "the shape of x");
+    detail::save(tape, x);
+    record(y, x, tape);
+  }
+  /// dx = the gradient of x; the parameters' are added to, where there are any. dx may be absent.
+  void backward(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dy, Tape<B>& tape) {
+    const auto saved = pop(tape, dy.extent(0));
+    backward(dx, dy, tape.template pop<T>(Shape{dy.extent(0), d_model()}), saved);
+  }
+
+  /// The same for a caller who has x, or makes it again, when backward comes. record() adds to y
+  /// where `accumulate` is set; backward() overwrites `saved`, which pop() took from the tape.
+  void record(TensorView<T, 2, B> y, TensorView<const T, 2, B> x, Tape<B>& tape,
+              bool accumulate = false) const {
+    const auto both = tape.template push<T>(Shape{x.extent(0), 2 * hidden_});
+    gate_up_.forward(both, x);
+    Scratch<B> scratch(x.backend());
+    const auto mid = activate(scratch, both);
+    if (accumulate)
+      down_.accumulate(y, mid);
+    else
+      down_.forward(y, mid);
+  }
+  TensorView<T, 2, B> pop(Tape<B>& tape, index_t rows) const {
+    return tape.template pop<T>(Shape{rows, 2 * hidden_});
+  }
+  void backward(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dy, TensorView<const T, 2, B> x,
+                TensorView<T, 2, B> saved) {
+    Scratch<B> scratch(x.backend());
+    const auto mid = activate(scratch, saved);
+    down_.backward(mid, dy, mid);
+    const auto gate = saved.slice(1, 0, hidden_), up = saved.slice(1, hidden_, 2 * hidden_);
+    gated_activation_backward(gate, up, mid, gate, up, activation_);
+    gate_up_.backward(dx, saved, x);
+  }
+
   /// Weights N(0, stddev); the down projection, which ends in the residual stream, by
   /// residual_stddev.
   void initialize(Philox& random, double stddev = 0.02, double residual_stddev = 0.02) {
@@ -91,8 +132,11 @@ class GatedMlp {
   TensorView<const T, 2, B> activated(Scratch<B>& scratch, TensorView<const T, 2, B> x) const {
     auto both = scratch.template tensor<T>(Shape{x.extent(0), 2 * hidden_});
     gate_up_.forward(both, x);
-    // Dense rows for the down projection: the product reads them many times.
-    auto mid = scratch.template tensor<T>(Shape{x.extent(0), hidden_});
+    return activate(scratch, both);
+  }
+  /// act(gate) * up, in dense rows for the down projection: the product reads them many times.
+  TensorView<T, 2, B> activate(Scratch<B>& scratch, TensorView<const T, 2, B> both) const {
+    auto mid = scratch.template tensor<T>(Shape{both.extent(0), hidden_});
     gated_activation(mid, both.slice(1, 0, hidden_), both.slice(1, hidden_, 2 * hidden_),
                      activation_);
     return mid;

@@ -6,7 +6,9 @@
 
 #include <string>
 
+#include "rapt/core/ops/column_sum.hpp"
 #include "rapt/core/parameter.hpp"
+#include "rapt/core/tape.hpp"
 #include "rapt/core/weight.hpp"
 
 namespace rapt::nn {
@@ -47,6 +49,28 @@ class Linear {
   template <std::size_t Rank>
   Tensor<T, Rank, B> forward(const Tensor<T, Rank, B>& x) const {
     return forward(x.view());
+  }
+
+  /// y = x W^T (+ b), with x saved for backward().
+  void forward(TensorView<T, 2, B> y, TensorView<const T, 2, B> x, Tape<B>& tape) const {
+    forward(y, x);
+    detail::save(tape, x);
+  }
+  /// dx = dy W; where there are gradients, the weight's += dy^T x and the bias's += the sum of dy's
+  /// rows. dx may be absent.
+  void backward(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dy, Tape<B>& tape) {
+    backward(dx, dy, tape.template pop<T>(Shape{dy.extent(0), in()}));
+  }
+  /// The same for a caller who has x. dx may be x: it is written last.
+  void backward(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dy, TensorView<const T, 2, B> x) {
+    const index_t rows = dy.extent(0);
+    detail::check_shape("linear backward", "dy", dy.shape(), Shape{rows, out()}, "[rows, out]");
+    detail::check_shape("linear backward", "x", x.shape(), Shape{rows, in()}, "[rows, in]");
+    if (dx) detail::check_shape("linear backward", "dx", dx.shape(), x.shape(), "[rows, in]");
+    if (!weight_gradient_.empty())
+      matmul(weight_gradient_, dy.transpose(), x, {.accumulate = true});
+    if (!bias_gradient_.empty()) column_sum(bias_gradient_, dy, true);
+    if (dx) weight_.multiply_back(dx, dy);
   }
 
   /// Weights N(0, stddev), biases 0.

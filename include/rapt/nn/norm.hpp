@@ -13,6 +13,7 @@
 #include "rapt/core/kinds.hpp"
 #include "rapt/core/ops/norm.hpp"
 #include "rapt/core/parameter.hpp"
+#include "rapt/core/tape.hpp"
 
 namespace rapt::nn {
 
@@ -40,6 +41,24 @@ class Norm {
       rms_norm(y, x, weight_, config_.eps, config_.plus_one);
     else
       layer_norm(y, x, weight_, bias_, config_.eps);
+  }
+
+  /// The same, with x saved for backward(); y may be x.
+  void forward(TensorView<T, 2, B> y, TensorView<const T, 2, B> x, Tape<B>& tape) const {
+    detail::check_shape("norm", "x", x.shape(), Shape{x.extent(0), weight_.extent(0)}, "[rows, n]");
+    detail::check_shape("norm", "y", y.shape(), x.shape(), "the shape of x");
+    forward(y, detail::save(tape, x));
+  }
+  /// dx = the gradient of x; the parameters' are added to, where there are any. dx may be dy.
+  void backward(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dy, Tape<B>& tape) {
+    backward(dx, dy, tape.template pop<T>(dy.shape()));
+  }
+  /// The same for a caller who has x: nothing else is needed, the statistics are computed again.
+  void backward(TensorView<T, 2, B> dx, TensorView<const T, 2, B> dy, TensorView<const T, 2, B> x) {
+    if (config_.kind == NormKind::rms)
+      rms_norm_backward(dx, weight_gradient_, dy, x, weight_, config_.eps, config_.plus_one);
+    else
+      layer_norm_backward(dx, weight_gradient_, bias_gradient_, dy, x, weight_, config_.eps);
   }
 
   void initialize() {

@@ -35,6 +35,8 @@ template <class T, class B>
 struct TransformerCall {
   TensorView<const std::int32_t, 2> positions{};  // [batch, seq]; absent: they continue the cache
   TensorView<const std::int32_t, 2> key_mask{};   // [batch, seq], 0: padding
+  /// Documents packed into rows [batch, seq], without a cache; see TrainingCall.
+  TensorView<const std::int32_t, 2> document_ids{};
   /// Called after the embedding (layer -1) and after each block with the residual stream
   /// [batch, seq, d_model]: for looking inside.
   void (*observe)(void* context, index_t layer, TensorView<const T, 3, B> h) = nullptr;
@@ -141,8 +143,8 @@ class Transformer {
   }
 
   /// Cross-entropy of next-token prediction: targets[b, t] [batch, seq] is the id that position t
-  /// predicts. Logits are formed a few rows at a time, never as a whole. Defined in
-  /// nn/training.hpp.
+  /// predicts. Logits are formed a few rows at a time, never as a whole. This and the next are
+  /// defined in nn/training.hpp.
   TokenLoss loss(TensorView<const std::int32_t, 2> ids, TensorView<const std::int32_t, 2> targets,
                  const TrainingCall& call = {}) const;
 
@@ -236,28 +238,33 @@ class Transformer {
     detail::check_shape("transformer", "h", h.shape(), Shape{batch, seq, config_.d_model},
                         "[batch, seq, d_model]");
     if (seq == 0 || batch == 0) return;
+    if (cache != nullptr && call.document_ids)
+      throw ValueError(
+          "transformer: document_ids are given, expected none beside a cache: it holds one "
+          "sequence a row");
+    for (const auto& [name, view] :
+         {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask),
+          std::pair("document_ids", call.document_ids)})
+      if (view) detail::check_shape("transformer", name, view.shape(), ids.shape(), "[batch, seq]");
     Scratch<B> scratch(backend_);
-    embed(h, ids, scratch);
+    embedding_.forward(h, on_backend(ids, scratch));
     if (call.observe != nullptr) call.observe(call.observe_context, -1, h);
 
     AttentionCall<T, B> attention_call;
     attention_call.positions = call.positions;
     attention_call.key_mask = call.key_mask;
+    attention_call.document_ids = call.document_ids;
     // Layers turn by one of two ropes: the angles of each are computed once.
-    RopeAngles<T, B> angles[2];
-    const auto angles_of = [&](index_t layer) -> RopeAngles<T, B>& {
-      RopeAngles<T, B>& found =
-          angles[config_.layer_types[static_cast<std::size_t>(layer)].local_rope];
-      if (!found.cos)
-        found = blocks_[static_cast<std::size_t>(layer)].attention().angles(
-            scratch, batch, seq, call.positions,
-            cache ? cache->offsets() : TensorView<const std::int32_t, 1>{},
-            cache ? cache->rope_length(seq) : seq);
-      return found;
-    };
+    AttentionContext<T, B> contexts[2];
+    if (cache == nullptr) make_contexts(contexts, scratch, batch, seq, attention_call);
     for (index_t layer = 0; layer < config_.layers; ++layer) {
-      attention_call.angles = angles_of(layer);
       const auto& block = blocks_[static_cast<std::size_t>(layer)];
+      AttentionContext<T, B>& context = contexts[rope_of(layer)];
+      if (cache != nullptr && !context.angles.cos)
+        context.angles = block.attention().angles(scratch, batch, seq, call.positions,
+                                                  cache->offsets(), cache->rope_length(seq));
+      attention_call.angles = context.angles;
+      attention_call.cu_seqlens = context.cu_seqlens;
       if (cache != nullptr) {
         attention_call.layer = cache->index_in_group(layer);
         cache->visit(layer, [&](auto& part) { block.forward(h, part, attention_call); });
@@ -271,16 +278,31 @@ class Transformer {
     norm_.forward(rows, rows);
   }
 
+  std::size_t rope_of(index_t layer) const {
+    return config_.layer_types[static_cast<std::size_t>(layer)].local_rope ? 1 : 0;
+  }
+  /// What a call without a cache means to the layers, for each of the two ropes.
+  void make_contexts(AttentionContext<T, B> (&contexts)[2], Scratch<B>& scratch, index_t batch,
+                     index_t seq, const AttentionCall<T, B>& call) const {
+    bool made[2] = {false, false};
+    for (index_t layer = 0; layer < config_.layers; ++layer)
+      if (const std::size_t kind = rope_of(layer); !made[kind]) {
+        const auto& attention = blocks_[static_cast<std::size_t>(layer)].attention();
+        contexts[kind] = attention.context(scratch, batch, seq, call);
+        made[kind] = true;
+      }
+  }
+
   /// ids live on the host; the table where the model is.
-  void embed(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids,
-             Scratch<B>& scratch) const {
+  TensorView<const std::int32_t, 2, B> on_backend(TensorView<const std::int32_t, 2> ids,
+                                                  Scratch<B>& scratch) const {
     if constexpr (std::same_as<B, Cpu>) {
       (void)scratch;
-      embedding_.forward(h, ids);
+      return ids;
     } else {
       auto device_ids = scratch.template tensor<std::int32_t>(ids.shape());
       copy(device_ids, ids);
-      embedding_.forward(h, device_ids);
+      return device_ids;
     }
   }
 
@@ -295,6 +317,14 @@ class Transformer {
     return out;
   }
 
+  // ---- training: nn/training.hpp ----
+
+  void check_training(TensorView<const std::int32_t, 2> ids,
+                      TensorView<const std::int32_t, 2> targets, const TrainingCall& call) const;
+  template <class F>
+  TokenLoss over_head_rows(TensorView<const std::int32_t, 2> targets, std::int32_t ignore_index,
+                           F&& f) const;
+
   ModelConfig config_;
   B backend_;
   Embedding<T, B> embedding_;
@@ -305,6 +335,7 @@ class Transformer {
 
 }  // namespace rapt::nn
 
+#include "rapt/nn/training.hpp"
 #ifdef RAPT_USE_INSTANCES
 #include "rapt/cpu/instances/transformer.hpp"
 #endif
