@@ -79,6 +79,8 @@ class AmxTiles {
       config.row_bytes[tile] = 64;
       config.rows[tile] = static_cast<std::uint8_t>(tile == 7 ? 16 : height);
     }
+    // g++ 12 tells its optimiser that ldtilecfg reads 8 of the 64 bytes: all must be stored before.
+    asm volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
     height_ = height;
   }
