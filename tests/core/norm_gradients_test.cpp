@@ -185,6 +185,30 @@ TEST(NormGradient, AreThoseOfFiniteDifferences) {
     }
 }
 
+TEST(NormGradient, ScalesWithTinyAndLargeRows) {
+  // Without eps, y(c x) = y(x): the gradient at c x is that at x over c, bit for bit for powers
+  // of 2.
+  Philox random(14);
+  const auto x = normal<float>(Shape{1, 50}, random), dy = normal<float>(x.shape(), random);
+  for (const bool layer : {false, true})
+    for (const float c : {0x1p-40f, 0x1p50f}) {
+      Tensor<float, 2> scaled(x.shape()), dx(x.shape()), want(x.shape());
+      Tensor<float, 1> dw({50}), dw_want({50});
+      for (index_t j = 0; j < 50; ++j) scaled(0, j) = c * x(0, j);
+      if (layer) {
+        layer_norm_backward(want, dw_want, {}, dy, x, {}, 0);
+        layer_norm_backward(dx, dw, {}, dy, scaled, {}, 0);
+      } else {
+        rms_norm_backward(want, dw_want, dy, x, {}, 0);
+        rms_norm_backward(dx, dw, dy, scaled, {}, 0);
+      }
+      for (index_t j = 0; j < 50; ++j) {
+        EXPECT_EQ(dx(0, j) * c, want(0, j)) << j;
+        EXPECT_EQ(dw(j), dw_want(j)) << j;
+      }
+    }
+}
+
 TEST(NormGradient, OfRowsOfZeroAreFinite) {
   Tensor<float, 2> x({2, 20}), dy({2, 20}), dx({2, 20});
   Tensor<float, 1> dw({20}), db({20});

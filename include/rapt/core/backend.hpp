@@ -275,6 +275,7 @@ concept BackendOperations = requires(B b, TensorView<T, 2, B> out, TensorView<co
   BackendTraits<B>::cross_entropy(b, loss, in, targets, std::int32_t{-100}, 0.0);
 };
 
+/// Gradients of the operations, and the optimiser's own.
 template <class B, class T, class A = accumulate_t<T>>
 concept BackendTraining = requires(B b, TensorView<T, 2, B> out, TensorView<const T, 2, B> in,
                                    TensorView<T, 4, B> out4, TensorView<const T, 3, B> in3,
@@ -284,6 +285,7 @@ concept BackendTraining = requires(B b, TensorView<T, 2, B> out, TensorView<cons
                                    TensorView<const std::int32_t, 1, B> targets,
                                    TensorView<const std::int32_t, 2, B> ids,
                                    TensorView<T, 1, B> values) {
+  BackendTraits<B>::matmul(b, table, in, in, MatmulOptions<T, B>{.accumulate = true});
   BackendTraits<B>::rms_norm_backward(b, out, sums, in, in, w, 1e-6, false);
   BackendTraits<B>::rms_norm_backward(b, out4, sums, in4, in4, w, 1e-6, false);
   BackendTraits<B>::layer_norm_backward(b, out, sums, sums, in, in, w, 1e-6);

@@ -85,7 +85,8 @@ void rms_norm_gradient_row(T* dx, A* dw, const T* dy, const T* x, index_t n, con
   });
   const A count = static_cast<A>(n);
   const A r = A{1} / std::sqrt(squares / count + eps);
-  const V scale = V::broadcast(r), share = V::broadcast(-r * r * r * (products / count));
+  // Factor by factor: r^3 leaves the range of float where x is large.
+  const V scale = V::broadcast(r), share = V::broadcast(-(products / count * r) * r * r);
   by_vectors<A>(n, [&](index_t i, auto v) {
     const V u = v.load(x + i), g = v.load(dy + i), a = weighted(i, g, v);
     v.store(dx + i, fma(u, share, a * scale));
@@ -114,7 +115,7 @@ void layer_norm_gradient_row(T* dx, A* dw, A* db, const T* dy, const T* x, index
       });
   const A r = A{1} / std::sqrt(squares / count + eps);
   const V scale = V::broadcast(r), mean_a = V::broadcast(gradients / count);
-  const V share = V::broadcast(-r * r * (products / count));
+  const V share = V::broadcast(-(products / count * r) * r);
   by_vectors<A>(n, [&](index_t i, auto v) {
     const V difference = v.load(x + i) - mean, g = v.load(dy + i);
     v.store(dx + i, fma(difference, share, weighted(i, g, v) - mean_a) * scale);

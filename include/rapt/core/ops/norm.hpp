@@ -7,7 +7,7 @@
 //
 // Statistics and the product with w run in accumulate_t<T>; the result is rounded once.
 //
-// Gradients, from dy alone and x (the statistics are computed again); r = 1 / sqrt(.. + eps) as
+// Gradients, from dy and x alone (the statistics are computed again); r = 1 / sqrt(.. + eps) as
 // above, a = dy * (w or 1 + w), h = x r or (x - mean(x)) r, means along the row:
 //
 //   rms_norm_backward    dx = r (a - h mean(a h))              dw += sum over rows of dy h
