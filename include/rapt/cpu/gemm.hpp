@@ -91,11 +91,13 @@ inline V load_some(const T* p, index_t n) {
 
 // ---- the register tile ----
 
+inline constexpr index_t kRowsAhead = 20;  // of a panel, prefetched
+
 /// Sums of kRows x kVectors vectors over `depth` units, from `start` to `to`.
 template <class F, class Stored, int kRows, int kVectors>
 void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename F::Sum* start,
                          index_t start_stride, const typename F::Element* a, index_t a_stride,
-                         const Stored* b, index_t depth) {
+                         const Stored* b, index_t b_stride, index_t depth) {
   using V = Vec<typename F::Sum>;
   using U = Vec<typename F::Unit>;
   V sums[kRows][kVectors];
@@ -115,8 +117,12 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sums[i][v] = fma(ail, bl[v], sums[i][v]);
     }
+    // b may come from memory: a weight that is read once for few rows.
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+      __builtin_prefetch(b + kRowsAhead * b_stride + v * V::kLanes);
     a += F::kDepth;
-    b += kVectors * V::kLanes;
+    b += b_stride;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -127,7 +133,7 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
 
 template <class F, class Stored>
 using TileKernel = void (*)(typename F::Sum*, index_t, const typename F::Sum*, index_t,
-                            const typename F::Element*, index_t, const Stored*, index_t);
+                            const typename F::Element*, index_t, const Stored*, index_t, index_t);
 
 /// The kernel for 1 to kRows rows and 1 to kVectors vectors.
 template <class F, class Stored>
@@ -153,24 +159,24 @@ class TileMultiplier {
   template <class Stored>
   void operator()(index_t rows, index_t vectors, Sum* to, index_t to_stride, const Sum* start,
                   index_t start_stride, const typename F::Element* a, index_t a_stride,
-                  const Stored* b, index_t depth) {
+                  const Stored* b, index_t b_stride, index_t depth) {
     if constexpr (kAmx && F::kPairs) {
       if (uses_amx_) {
         const index_t whole = depth / AmxTiles::kUnits * AmxTiles::kUnits;
         amx_.multiply(rows, vectors, to, to_stride, start, start_stride, a, a_stride, b, whole);
         if (whole == depth) return;
-        b += whole * vectors * F::kLanes;
+        b += whole * b_stride;
         for (index_t r = 0; r < rows; r += F::kRows) {
           Sum* const sums = to + r * to_stride;
           tile_kernel<F, Stored>(std::min<index_t>(F::kRows, rows - r), vectors)(
               sums, to_stride, sums, to_stride, a + r * a_stride + whole * F::kDepth, a_stride, b,
-              depth - whole);
+              b_stride, depth - whole);
         }
         return;
       }
     }
     tile_kernel<F, Stored>(rows, vectors)(to, to_stride, start, start_stride, a, a_stride, b,
-                                          depth);
+                                          b_stride, depth);
   }
 
  private:
@@ -279,6 +285,13 @@ template <class T, class F = ProductFormat<T>>
 
 // ---- a task ----
 
+/// A panel: unit row l at data + l * stride.
+template <class Stored>
+struct PanelRef {
+  const Stored* data;
+  index_t stride;
+};
+
 /// What all tasks of a product share.
 template <class T, class Out>
 struct Product {
@@ -294,6 +307,10 @@ struct Product {
   bool accumulate;
 
   index_t units() const { return ceil_div(k, F::kDepth); }
+  /// Whether packing b would cost more than it saves: few rows, and b lies by rows, as in a panel.
+  bool reads_rows_of_b() const {
+    return !F::kPairs && b.packed == nullptr && b.plain.by_rows && m <= F::kRows;
+  }
   /// Panels of b that stay in L2 while the rows of a task pass by.
   index_t strip_columns() const {
     const index_t bytes = F::kPanel * static_cast<index_t>(sizeof(typename F::Unit)) *
@@ -307,6 +324,7 @@ struct Product {
   void run(index_t row, index_t row_end, index_t column, index_t column_end) const {
     const bool pack_a = !rows_fit(a, k);
     const bool pack_b = b.packed == nullptr || !std::is_same_v<Stored, PackedElement<T>>;
+    const bool in_place = std::is_same_v<Stored, T> && reads_rows_of_b();
     const index_t rows = row_end - row;
     const index_t strip =
         std::min(strip_columns(), ceil_div(column_end - column, F::kPanel) * F::kPanel);
@@ -349,7 +367,8 @@ struct Product {
           const index_t depth = std::min(block, span_end - u);
           if (pack_b && depth > 0)
             for (index_t p = j; p < j_end; p += F::kPanel)
-              fill_panel(panels + (p - j) * block, p, std::min(F::kPanel, j_end - p), u, depth);
+              if (!in_place || j_end - p < F::kPanel)
+                fill_panel(panels + (p - j) * block, p, std::min(F::kPanel, j_end - p), u, depth);
           tiles.first = u == 0;
           tiles.last = u + depth >= units();
           tiles.column = j;
@@ -358,8 +377,11 @@ struct Product {
             if (!pack_a) from = a.at(row, u * F::kDepth);
           multiply(multiplier, tiles, from, a_stride, j_end, depth, [&](index_t p, index_t width) {
             if constexpr (std::is_same_v<Stored, PackedElement<T>>)
-              if (!pack_b) return b.packed + p * units() + u * width;
-            return static_cast<const Stored*>(panels + (p - j) * block);
+              if (!pack_b) return PanelRef<Stored>{b.packed + p * units() + u * width, width};
+            if constexpr (std::is_same_v<Stored, T>)
+              if (in_place && j_end - p >= F::kPanel)
+                return PanelRef<Stored>{b.plain.at(u, p), b.plain.outer};
+            return PanelRef<Stored>{panels + (p - j) * block, width};
           });
         }
       }
@@ -392,6 +414,7 @@ struct Product {
       for (index_t j = at.column; j < column_end; j += F::kPanel) {
         const index_t columns = std::min(F::kPanel, column_end - j);
         const index_t vectors = ceil_div(columns, F::kLanes), width = vectors * F::kLanes;
+        const auto from_b = panel(j, width);
         Out* const to = out + (at.row + r) * out_stride + j;
         if constexpr (kDirect)
           if (columns == width) {
@@ -400,14 +423,14 @@ struct Product {
               start_sums(to, out_stride, to, rows, columns, j);
             const Sum* const start = begun ? to : bias != nullptr ? bias + j : kZeros;
             multiplier(rows, vectors, to, out_stride, start, begun ? out_stride : 0, from, a_stride,
-                       panel(j, width), depth);
+                       from_b.data, from_b.stride, depth);
             continue;
           }
         Sum* sums = at.sums;
         if (at.keep_sums) sums += r * at.sums_stride + (kDirect ? 0 : j - at.column);
         if (at.first) start_sums(sums, at.sums_stride, to, rows, columns, j);
         multiplier(rows, vectors, sums, at.sums_stride, sums, at.sums_stride, from, a_stride,
-                   panel(j, width), depth);
+                   from_b.data, from_b.stride, depth);
         if (at.last)
           for (index_t i = 0; i < rows; ++i)
             narrow_row(to + i * out_stride, sums + i * at.sums_stride, columns);
@@ -479,7 +502,7 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
     const index_t column_end = std::min(n, column + columns);
     if constexpr (!std::is_same_v<PackedElement<T>, typename F::Unit>) {
       // One tile of rows: b is widened in the kernel, not in memory.
-      if (b.packed != nullptr && m <= F::kRows) {
+      if (m <= F::kRows && (b.packed != nullptr || shared.reads_rows_of_b())) {
         shared.template run<T>(row, row_end, column, column_end);
         return;
       }

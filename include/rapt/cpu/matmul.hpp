@@ -1,9 +1,8 @@
 // matmul on the CPU (core/backend.hpp): out[m, n] = a[m, k] b[k, n] (+ bias) (+ out).
 //
-//   m > 4   the packed product of cpu/gemm.hpp
-//   m <= 4  a decode step: bound by reading b, once. b stored by columns (a weight [n, k]): dot
-//           products along k, two columns at a time. b stored by rows: a strip of columns is kept
-//           in registers while k runs.
+//   m > 12   the packed product of cpu/gemm.hpp; and few rows where b lies by rows, as in a panel
+//   m <= 12  a decode step with a weight [n, k]: bound by reading b, once. Dot products along k, a
+//            few columns at a time
 //
 // No sum is cut across tasks, so none depends on the number of threads.
 #pragma once
@@ -18,7 +17,8 @@ namespace rapt {
 namespace cpu {
 inline namespace RAPT_SIMD {
 
-inline constexpr index_t kFewRows = 4;
+inline constexpr index_t kFewRows = 12;
+inline constexpr index_t kTaskBytes = 32768;  // of b that a task of few rows reads
 
 /// The operand as memory: by rows where its last axis is contiguous.
 template <class T>
@@ -29,113 +29,120 @@ MatrixRef<T> matrix_ref(TensorView<const T, 2> x) {
 
 // ---- few rows ----
 
+/// The units that begin at element p of a row, `elements` of which exist; others are 0.
+template <class F, class T>
+inline Vec<typename F::Unit> load_units(const T* p, index_t elements) {
+  if constexpr (F::kPairs)
+    return Vec<Bfloat16Pair>::load_pairs(p, elements);
+  else
+    return detail::load_some<Vec<typename F::Sum>>(p, elements);
+}
+
 /// sums[c][r] = sum_l x[r][l] w[c][l] for kColumns columns of the weights and kRows rows of x.
-/// x is [kRows, k] in A. A (row, column) pair is summed in one order, however many run together:
-/// two vectors of partial sums, even and odd.
-template <int kRows, int kColumns, class A, class T>
-void dot_products(A (&sums)[kColumns][kRows], const A* x, index_t k, const T* w, index_t w_stride) {
-  using V = Vec<A>;
-  constexpr index_t kStep = V::kLanes;
+/// A (row, column) pair is summed in one order, however many run together: two vectors of partial
+/// sums, even and odd.
+template <class F, int kRows, int kColumns, class T>
+void dot_products(typename F::Sum (&sums)[kColumns][kRows], const typename F::Element* x,
+                  index_t x_stride, index_t k, const T* w, index_t w_stride) {
+  using V = Vec<typename F::Sum>;
+  constexpr index_t kStep = V::kLanes * F::kDepth;
   V even[kColumns][kRows], odd[kColumns][kRows];
+#pragma GCC unroll 4
   for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) even[c][r] = odd[c][r] = V::zero();
-  index_t l = 0;
-  for (; l + 2 * kStep <= k; l += 2 * kStep)
+  const auto add = [&](V(&to)[kColumns][kRows], index_t l, index_t rest) {
+#pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) {
-      const V w0 = V::load(w + c * w_stride + l), w1 = V::load(w + c * w_stride + l + kStep);
-      for (int r = 0; r < kRows; ++r) {
-        even[c][r] = fma(V::load(x + r * k + l), w0, even[c][r]);
-        odd[c][r] = fma(V::load(x + r * k + l + kStep), w1, odd[c][r]);
-      }
-    }
-  for (; l < k; l += kStep) {
-    const index_t rest = std::min(kStep, k - l);
-    for (int c = 0; c < kColumns; ++c) {
-      const V w0 = V::load(w + c * w_stride + l, rest);
+      const auto wl = load_units<F>(w + c * w_stride + l, rest);
+#pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r)
-        even[c][r] = fma(V::load(x + r * k + l, rest), w0, even[c][r]);
+        to[c][r] = fma(load_units<F>(x + r * x_stride + l, rest), wl, to[c][r]);
     }
+  };
+  index_t l = 0;
+  for (; l + 2 * kStep <= k; l += 2 * kStep) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c) {  // the columns that follow
+      const auto next = reinterpret_cast<const char*>(w + (c + kColumns) * w_stride + l);
+#pragma GCC unroll 2
+      for (std::size_t line = 0; line < 2 * kStep * sizeof(T); line += 64)
+        __builtin_prefetch(next + line);
+    }
+    add(even, l, kStep);
+    add(odd, l + kStep, kStep);
   }
+  for (; l < k; l += kStep) add(even, l, std::min(kStep, k - l));
+#pragma GCC unroll 4
   for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) sums[c][r] = sum(even[c][r] + odd[c][r]);
 }
 
 /// b by columns: out[r, j] for j in [begin, end).
-template <int kRows, class A, class T, class Finish>
-void dot_columns(const A* x, MatrixRef<T> b, index_t k, index_t begin, index_t end,
-                 const Finish& finish) {
-  constexpr int kColumns = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;  // 8 sums or less in registers
+template <class F, int kRows, class T, class Finish>
+void dot_columns(const typename F::Element* x, index_t x_stride, MatrixRef<T> b, index_t k,
+                 index_t begin, index_t end, const Finish& finish) {
+  // Two sums for a pair in half of the registers.
+  constexpr int kPairs = Vec<typename F::Sum>::kRegisters / 4;
+  constexpr int kColumns = kRows >= kPairs ? 1 : kRows == 1 ? 4 : kPairs / kRows;
   index_t j = begin;
   for (; j + kColumns <= end; j += kColumns) {
-    A sums[kColumns][kRows];
-    dot_products<kRows, kColumns>(sums, x, k, b.data + j * b.outer, b.outer);
+    typename F::Sum sums[kColumns][kRows];
+    dot_products<F, kRows, kColumns>(sums, x, x_stride, k, b.data + j * b.outer, b.outer);
     for (int c = 0; c < kColumns; ++c)
       for (int r = 0; r < kRows; ++r) finish(r, j + c, sums[c][r]);
   }
   for (; j < end; ++j) {
-    A sums[1][kRows];
-    dot_products<kRows, 1>(sums, x, k, b.data + j * b.outer, b.outer);
+    typename F::Sum sums[1][kRows];
+    dot_products<F, kRows, 1>(sums, x, x_stride, k, b.data + j * b.outer, b.outer);
     for (int r = 0; r < kRows; ++r) finish(r, j, sums[0][r]);
   }
 }
 
-/// b by rows: strips of columns stay in registers while k runs.
-template <int kRows, class A, class T, class Finish>
-void sum_strips(const A* x, MatrixRef<T> b, index_t k, index_t begin, index_t end,
-                const Finish& finish) {
-  using V = Vec<A>;
-  constexpr int kGroups = kRows <= 2 ? 4 : 2;
-  constexpr index_t kStrip = kGroups * V::kLanes;
-  A part[kStrip];
-  index_t j = begin;
-  for (; j + kStrip <= end; j += kStrip) {
-    V sums[kRows][kGroups];
-    for (auto& row : sums)
-      for (V& v : row) v = V::zero();
-    for (index_t l = 0; l < k; ++l)
-      for (int g = 0; g < kGroups; ++g) {
-        const V w = V::load(b.data + l * b.outer + j + g * V::kLanes);
-        for (int r = 0; r < kRows; ++r) sums[r][g] = fma(w, V::broadcast(x[r * k + l]), sums[r][g]);
-      }
-    for (int r = 0; r < kRows; ++r) {
-      for (int g = 0; g < kGroups; ++g) sums[r][g].store(part + g * V::kLanes);
-      for (index_t c = 0; c < kStrip; ++c) finish(r, j + c, part[c]);
-    }
+/// The rows of a, few, times the columns of b where they lie.
+template <class Out, class T, class F = ProductFormat<T>>
+void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b, index_t k,
+                         const typename F::Sum* bias, bool accumulate) {
+  using Element = typename F::Element;
+  const index_t m = out.extent(0);
+  Scratch<Cpu> scratch;
+  const Element* x = nullptr;
+  index_t stride = a.outer;
+  if constexpr (std::is_same_v<Element, T>)
+    if (a.by_rows) x = a.data;
+  if (x == nullptr) {
+    stride = detail::packed_row_stride<Element>(k);
+    Element* const rows = scratch.template tensor<Element>(Shape{m, stride}).data();
+    detail::pack_rows<T>(rows, stride, a, m, k);
+    x = rows;
   }
-  for (; j < end; j += V::kLanes) {
-    const index_t rest = std::min<index_t>(V::kLanes, end - j);
-    for (int r = 0; r < kRows; ++r) {
-      V sums = V::zero();
-      for (index_t l = 0; l < k; ++l)
-        sums = fma(V::load(b.data + l * b.outer + j, rest), V::broadcast(x[r * k + l]), sums);
-      sums.store(part);
-      for (index_t c = 0; c < rest; ++c) finish(r, j + c, part[c]);
-    }
-  }
-}
-
-template <int kRows, class Out, class T, class A = accumulate_t<T>>
-void product_of_rows(TensorView<Out, 2> out, const A* x, MatrixRef<T> b, index_t k, const A* bias,
-                     bool accumulate) {
   const index_t n = out.extent(1);
-  const auto finish = [&](index_t r, index_t j, A sum) {
-    Out& to = out.data()[r * out.stride(0) + j];
-    if (bias != nullptr) sum += bias[j];
-    if (accumulate) sum += static_cast<A>(to);
-    to = static_cast<Out>(sum);
-  };
-  // About 32 KiB of b for a task, in whole strips.
-  const index_t strip = 4 * Vec<A>::kLanes;
-  const index_t columns =
-      std::max<index_t>(1,
-                        32768 / std::max<index_t>(1, k * static_cast<index_t>(sizeof(T))) / strip) *
-      strip;
-  parallel_for((n + columns - 1) / columns, [&](index_t task) {
-    const index_t begin = task * columns, end = std::min(begin + columns, n);
-    if (b.by_rows)
-      sum_strips<kRows>(x, b, k, begin, end, finish);
-    else
-      dot_columns<kRows>(x, b, k, begin, end, finish);
+  const index_t bytes = std::max<index_t>(1, k * static_cast<index_t>(sizeof(T)));
+  const index_t columns = std::max<index_t>(1, kTaskBytes / bytes / 4) * 4;
+  parallel_for(detail::ceil_div(n, columns), [&](index_t task) {
+    const index_t begin = task * columns, end = std::min(n, begin + columns);
+    for (index_t i = 0; i < m;) {  // the columns of a task are read once, and again from cache
+      const auto run = [&]<int kRows>(std::integral_constant<int, kRows>) {
+        dot_columns<F, kRows>(x + i * stride, stride, b, k, begin, end,
+                              [&](index_t r, index_t j, typename F::Sum sum) {
+                                Out& to = out.data()[(i + r) * out.stride(0) + j];
+                                if (bias != nullptr) sum += bias[j];
+                                if (accumulate) sum += static_cast<typename F::Sum>(to);
+                                to = static_cast<Out>(sum);
+                              });
+        i += kRows;
+      };
+      const index_t left = m - i;
+      if (left == 1)
+        run(std::integral_constant<int, 1>{});
+      else if (left == 2)
+        run(std::integral_constant<int, 2>{});
+      else if (left == 3)
+        run(std::integral_constant<int, 3>{});
+      else
+        run(std::integral_constant<int, 4>{});
+    }
   });
 }
 
@@ -155,36 +162,12 @@ void BackendTraits<Cpu>::matmul(Cpu, TensorView<Out, 2> out, TensorView<const T,
     for (index_t j = 0; j < n; ++j) widened[j] = static_cast<A>(options.bias(j));
     bias = widened;
   }
+  const auto rows = cpu::matrix_ref(a);
   const auto weights = cpu::matrix_ref(b);
-  if (m <= cpu::kFewRows) {
-    // The rows of a, once and for all columns: contiguous and in A.
-    A* x = scratch.template tensor<A>(Shape{m, k}).data();
-    for (index_t i = 0; i < m; ++i)
-      for (index_t l = 0; l < k; ++l)
-        x[i * k + l] = static_cast<A>(a.data()[i * a.stride(0) + l * a.stride(1)]);
-    for (index_t i = 0; i < m; i += cpu::kFewRows) {
-      const index_t rows = std::min(cpu::kFewRows, m - i);
-      const auto to = out.slice(0, i, i + rows);
-      const A* from = x + i * k;
-      switch (rows) {
-        case 1:
-          cpu::product_of_rows<1>(to, from, weights, k, bias, options.accumulate);
-          break;
-        case 2:
-          cpu::product_of_rows<2>(to, from, weights, k, bias, options.accumulate);
-          break;
-        case 3:
-          cpu::product_of_rows<3>(to, from, weights, k, bias, options.accumulate);
-          break;
-        default:
-          cpu::product_of_rows<4>(to, from, weights, k, bias, options.accumulate);
-          break;
-      }
-    }
-  } else {
-    cpu::product(out, cpu::matrix_ref(a), cpu::ProductWeights<T>{weights}, k, bias,
-                 options.accumulate);
-  }
+  if (m <= cpu::kFewRows && !weights.by_rows)
+    cpu::product_of_few_rows(out, rows, weights, k, bias, options.accumulate);
+  else
+    cpu::product(out, rows, cpu::ProductWeights<T>{weights}, k, bias, options.accumulate);
 }
 
 }  // namespace rapt
