@@ -1,13 +1,11 @@
 // ops rmsnorm, layernorm, gated_mlp, linear, embedding, softcap, cross_entropy.
 #include "golden_ops/case.hpp"
-#include "rapt/core/ops/column_sum.hpp"
 #include "rapt/core/ops/cross_entropy.hpp"
 #include "rapt/core/ops/embedding.hpp"
-#include "rapt/core/ops/gated_activation.hpp"
-#include "rapt/core/ops/matmul.hpp"
 #include "rapt/core/ops/norm.hpp"
 #include "rapt/core/ops/softcap.hpp"
 #include "rapt/core/random.hpp"
+#include "rapt/core/tape.hpp"
 #include "rapt/nn/gated_mlp.hpp"
 #include "rapt/nn/linear.hpp"
 
@@ -61,12 +59,20 @@ void expect_rows(Case& c, const std::string& tensor, const Tensor<float, 2>& row
   }
 }
 
-/// dw = dy^T x of a product y = x w^T.
-void expect_weight_gradient(Case& c, const std::string& tensor, const Tensor<float, 2>& dy,
-                            const Tensor<float, 2>& x) {
-  Tensor<float, 2> dw({dy.extent(1), x.extent(1)});
-  matmul(dw, dy.view().transpose(), x, {.accumulate = true});
-  c.expect(tensor, dw);
+/// What backward() of a layer made of dy: dx, and the gradient of every parameter.
+template <class Layer>
+void expect_gradients(Case& c, Layer& layer, const Tensor<float, 2>& x) {
+  if (!c.has("dy")) return;
+  layer.require_gradients();
+  const auto dy = c.input_rows<float>("dy");
+  Tape<Cpu> tape;
+  Tensor<float, 2> y(dy.shape()), dx(x.shape());
+  layer.forward(y, x, tape);
+  expect_rows(c, "y", y);
+  layer.backward(dx, dy, tape);
+  expect_rows(c, "dx", dx);
+  for (const auto& p : layer.parameters())
+    c.expect("d" + p.name, p.gradient.reshape(Shape{p.shape[0], p.gradient.size() / p.shape[0]}));
 }
 
 }  // namespace
@@ -122,26 +128,7 @@ void run_gated_mlp(Case& c) {
   load_parameters(c, mlp.parameters());
   const auto x = c.input_rows<float>("x");
   expect_rows(c, "y", mlp.forward(x));
-  if (!c.has("dy")) return;
-
-  const auto dy = c.input_rows<float>("dy");
-  const auto gate_weight = c.input<float, 2>("gate_proj.weight");
-  const auto up_weight = c.input<float, 2>("up_proj.weight");
-  const auto down_weight = c.input<float, 2>("down_proj.weight");
-  const Shape hidden_shape{x.extent(0), gate[0]};
-  Tensor<float, 2> g(hidden_shape), u(hidden_shape), hidden(hidden_shape), dhidden(hidden_shape);
-  matmul(g, x, gate_weight.view().transpose());
-  matmul(u, x, up_weight.view().transpose());
-  gated_activation(hidden, g, u, activation->second);
-  matmul(dhidden, dy, down_weight);
-  gated_activation_backward(g, u, dhidden, g, u, activation->second);  // in place
-  Tensor<float, 2> dx(x.shape());
-  matmul(dx, g, gate_weight);
-  matmul(dx, u, up_weight, {.accumulate = true});
-  expect_rows(c, "dx", dx);
-  expect_weight_gradient(c, "dgate_proj.weight", g, x);
-  expect_weight_gradient(c, "dup_proj.weight", u, x);
-  expect_weight_gradient(c, "ddown_proj.weight", dy, hidden);
+  expect_gradients(c, mlp, x);
 }
 
 void run_linear(Case& c) {
@@ -151,16 +138,7 @@ void run_linear(Case& c) {
   load_parameters(c, linear.parameters());
   const auto x = c.input_rows<float>("x");
   expect_rows(c, "y", linear.forward(x));
-  if (!c.has("dy")) return;
-  const auto dy = c.input_rows<float>("dy");
-  Tensor<float, 2> dx(x.shape());
-  matmul(dx, dy, c.input<float, 2>("weight"));
-  expect_rows(c, "dx", dx);
-  expect_weight_gradient(c, "dweight", dy, x);
-  if (!c.has("dbias")) return;
-  Tensor<float, 1> dbias({dy.extent(1)});
-  column_sum(dbias, dy);
-  c.expect("dbias", dbias);
+  expect_gradients(c, linear, x);
 }
 
 void run_embedding(Case& c) {
