@@ -166,47 +166,84 @@ void report_tile(const Mask& mask, index_t b, const RowBlock& block, index_t beg
   }
 }
 
-/// seen[j] = all ones where the mask lets the query see key j, else 0. Returns whether any is seen.
-template <class A, class Mask>
-bool ask_row(mask_int<A>* seen, const Mask& mask, index_t b, index_t h, index_t q_pos,
-             const KeySpan& keys) {
-  using M = mask_int<A>;
-  M any = 0;
-  if (keys.given == nullptr) {
-    for (index_t j = 0; j < keys.count; ++j) {
-      seen[j] = static_cast<M>(-static_cast<M>(mask(b, h, q_pos, keys.begin + j)));
-      any |= seen[j];
-    }
-  } else {
-    for (index_t j = 0; j < keys.count; ++j) {
-      const index_t p = keys.position(j);
-      seen[j] = p >= 0 && mask(b, h, q_pos, p) ? M(-1) : M(0);
-      any |= seen[j];
-    }
+/// Columns of a tile, [begin, end): none where begin >= end.
+struct Columns {
+  index_t begin = std::numeric_limits<index_t>::max(), end = 0;
+
+  explicit operator bool() const { return begin < end; }
+  void include(index_t from, index_t to) {
+    begin = std::min(begin, from);
+    end = std::max(end, to);
   }
-  return any != 0;
+};
+
+/// seen[j] = all ones where the mask lets the query see key j, else 0. Returns columns that hold
+/// all that are seen, rounded to chunks of a vector. Whole chunks are loops of known length, which
+/// compilers turn into vector code, a user's lambda included.
+template <class A, class Mask>
+Columns ask_row(mask_int<A>* seen, const Mask& mask, index_t b, index_t h, index_t q_pos,
+                const KeySpan& keys) {
+  using M = mask_int<A>;
+  constexpr index_t kChunk = Vec<A>::kLanes;
+  Columns columns;
+  for (index_t j = 0; j < keys.count; j += kChunk) {
+    M any = 0;
+    M* const to = seen + j;
+    if (keys.given != nullptr) {
+      const index_t n = std::min(kChunk, keys.count - j);
+      for (index_t c = 0; c < n; ++c) {
+        const index_t p = keys.position(j + c);
+        to[c] = p >= 0 && mask(b, h, q_pos, p) ? M(-1) : M(0);
+        any |= to[c];
+      }
+    } else if (const index_t first = keys.begin + j; j + kChunk <= keys.count) {
+      for (index_t c = 0; c < kChunk; ++c) {
+        to[c] = static_cast<M>(-static_cast<M>(mask(b, h, q_pos, first + c)));
+        any |= to[c];
+      }
+    } else {
+      for (index_t c = 0; c < keys.count - j; ++c) {
+        to[c] = static_cast<M>(-static_cast<M>(mask(b, h, q_pos, first + c)));
+        any |= to[c];
+      }
+    }
+    if (any != 0) columns.include(j, std::min(j + kChunk, keys.count));
+  }
+  return columns;
 }
 
-/// The same for rows [begin, end) of a block, seen[r] at `step` from seen[r - 1]. Heads that see
-/// all or nothing of the tile are not asked.
+/// The same for rows [begin, end) of a block, seen[r] at `step` from seen[r - 1], and the columns
+/// of all of them. Heads that see all or nothing of the tile are not asked.
 template <class A, class Mask>
-bool ask_rows(mask_int<A>* seen, index_t step, const Mask& mask, index_t b, const RowBlock& block,
-              index_t begin, index_t end, const KeySpan& keys, const KeyRange& range) {
-  bool any = false;
+Columns ask_rows(mask_int<A>* seen, index_t step, const Mask& mask, index_t b,
+                 const RowBlock& block, index_t begin, index_t end, const KeySpan& keys,
+                 const KeyRange& range) {
+  Columns columns;
   for_each_head(block, begin, end, [&](index_t h, PositionRange q, index_t first, index_t last) {
     const TileVerdict verdict = verdict_of_head(mask, b, h, q, range);
     for (index_t r = first; r < last; ++r) {
       mask_int<A>* const row = seen + (r - begin) * step;
       if (verdict == TileVerdict::partial) {
-        any |= ask_row<A>(row, mask, b, h, block.position_of(r), keys);
+        const Columns of_row = ask_row<A>(row, mask, b, h, block.position_of(r), keys);
+        if (of_row) columns.include(of_row.begin, of_row.end);
       } else {
         const bool all = verdict == TileVerdict::full;
         std::fill_n(row, keys.count, static_cast<mask_int<A>>(all ? -1 : 0));
-        any |= all;
+        if (all) columns.include(0, keys.count);
       }
     }
   });
-  return any;
+  return columns;
+}
+
+/// The columns that a query sees, from a mask that knows.
+template <RangeMask Mask>
+Columns seen_columns(const Mask& mask, index_t b, index_t h, index_t q_pos, const KeySpan& keys) {
+  const PositionRange seen = mask.visible_range(b, h, q_pos);
+  const auto column = [&](index_t p) {
+    return p <= keys.begin ? index_t{0} : std::min(p - keys.begin, keys.count);
+  };
+  return {column(seen.begin), column(seen.end)};
 }
 
 /// Scores that no modifier changes stay as dot products: their factor joins the exponent's.
@@ -218,7 +255,14 @@ template <class A, class Score>
 void modify_row(A* s, const Score& score, A scale, index_t b, index_t h, index_t q_pos,
                 const KeySpan& keys) {
   if constexpr (!is_identity<Score>) {
-    for (index_t j = 0; j < keys.count; ++j) {
+    index_t j = 0;
+    if (keys.given == nullptr) {
+      constexpr index_t kChunk = Vec<A>::kLanes;  // a loop of known length can become vector code
+      for (; j + kChunk <= keys.count; j += kChunk)
+        for (index_t c = 0; c < kChunk; ++c)
+          s[j + c] = static_cast<A>(score(s[j + c] * scale, b, h, q_pos, keys.begin + j + c));
+    }
+    for (; j < keys.count; ++j) {
       const index_t p = keys.position(j);
       if (p >= 0) s[j] = static_cast<A>(score(s[j] * scale, b, h, q_pos, p));
     }
@@ -244,14 +288,17 @@ struct RowState {
 };
 
 /// Writes out, logsumexp and logsumexp_with_sink of one row. Returns the logarithm of the whole
-/// denominator, sink included.
+/// denominator, sink included, for a call with probabilities.
 template <class Args, class A>
 A finish_row(const Args& args, const AttentionSequence& seq, index_t h, index_t i,
              const RowState<A>& row) {
   using V = Vec<A>;
   constexpr A kNone = -std::numeric_limits<A>::infinity();
   const index_t at = seq.q_begin + i;
-  const A lse = row.l == 0 ? kNone : row.m + std::log(row.l);
+  // Logarithms cost as much as a row of a short sequence: only where someone reads them.
+  const bool wanted =
+      args.sink_logits || args.logsumexp || args.logsumexp_with_sink || args.probabilities;
+  const A lse = row.l == 0 || !wanted ? kNone : row.m + std::log(row.l);
   A factor = row.l == 0 ? A(0) : 1 / row.l, whole = lse;
   if (args.sink_logits) {
     const A sink = static_cast<A>(args.sink_logits(h));

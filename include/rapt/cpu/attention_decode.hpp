@@ -221,17 +221,17 @@ void decode_block(const Args& args, const AttentionSequence& seq, const Mask& ma
           if (seen[r * kDecodeKeys + j] == 0) row[j] = kNone;
       }
       for (index_t j = n; j < whole; ++j) row[j] = kNone;
-      top[r] = row_top(row, 0, whole);
+      top[r] = largest(row_top(row, 0, whole));
     }
     raise_rows(m, l, factor, top, rows, units.unit());
     for (index_t r = 0; r < rows; ++r)
-      l[r] += soften_row(s + r * kDecodeKeys, 0, whole, m[r], units.unit());
+      l[r] += sum(soften_row(s + r * kDecodeKeys, 0, whole, m[r], units.unit()));
     if (mixed)
       weigh_values<true>(o, value_step, factor, s, kDecodeKeys, seen, rows, v_rows, n, value_dim);
     else
       weigh_values<false>(o, value_step, factor, s, kDecodeKeys, seen, rows, v_rows, n, value_dim);
   }
-  for (index_t r = 0; r < rows; ++r) m[r] *= units.natural();
+  for (index_t r = 0; r < rows; ++r) m[r] *= kLn2<A>;
 }
 
 /// Row r of `splits` partial results, each [rows, value_step] of o, then m [rows], then l [rows],

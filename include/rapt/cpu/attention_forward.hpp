@@ -2,25 +2,28 @@
 //
 //   for each tile of keys J that some query of the block sees:            K_J, V_J packed once
 //     for each 48 rows of the block:                                      m, l, o: running state
-//       S = Q K_J^T                                      [48, keys]       6 rows x 1 panel at a
-//       time S = score(scale S), minus infinity where hidden m' = max(m, rowmax S);  E = exp(S -
-//       m');  f = exp(m - m') l = f l + rowsum E;     o = f o + E V_J;  m = m'
+//       S  = Q K_J^T                                       [48, keys]     6 rows x 1 panel a time
+//       S  = score(scale S), minus infinity where hidden
+//       m' = max(m, rowmax S);  E = exp(S - m');  f = exp(m - m')
+//       l  = f l + rowsum E;    o = f o + E V_J;  m = m'
 //   out = o / l;  logsumexp = m + log l
 //
-//              keys ->                        A block is up to 480 rows (query, head of the group),
+//              keys ->                       A block is up to 480 rows (query, head of the group),
 //              so
-//          full   full  partial  skip         that a packed tile of K and V serves all of them.
-//        +------+------+------+- - - +        Verdicts are asked for a block, for 48 rows, and in a
-//   rows |      |      |   \  |      |        partial tile for 6 rows x 1 panel: what is skipped is
-//     |  |      |      |     \|      |        neither packed nor multiplied; what is full is not
-//     v  +------+------+------+- - - +        tested; the rest is tested pair by pair.
+//          full   full  partial  skip        that a packed tile of K and V serves all of them.
+//        +------+------+------+- - - +       Verdicts are asked for a block, then for 48 rows; in a
+//   rows |      |      |   \  |      |       partial tile each 6 rows take the columns between the
+//     |  |      |      |     \|      |       first and the last that they see, rounded to vectors
+//     v  +------+------+------+- - - +       for S and exactly for E V. What is skipped is neither
+//                                            packed nor multiplied; what is full is not tested.
 //
 // Memory O(tile) a thread; 16-bit K and V are converted as they are packed. Work is cut by shape
-// alone and each part owns its rows, so a result does not depend on the number of threads. A hidden
-// key's value is never multiplied where it could matter: packing notes values that are not finite,
-// and a partial tile that holds one is summed pair by pair. Few rows (decode):
-// cpu/attention_decode.hpp. Sequences that give too few blocks are also cut along the keys; the
-// parts are merged in order.
+// alone and each part owns its rows, so a result does not depend on the number of threads; a part
+// is a block from the beginning of the sequence and one from its end, so that under a causal mask
+// all parts cost the same. A hidden key's value is never multiplied where it could matter: packing
+// notes values that are not finite, and a partial tile that holds one is summed pair by pair. Few
+// rows (decode): cpu/attention_decode.hpp. Sequences that give too few blocks are also cut along
+// the keys; the parts are merged in order.
 //
 // Sources: Milakov, Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691, algorithm 1.
 #pragma once
@@ -43,29 +46,6 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
 namespace detail {
-
-/// Six rows of q into [dim][6], times `factor`. Stores are whole vectors that run into the next six
-/// numbers, which are written after them; the buffer ends with a spare vector.
-template <class A, class T>
-[[gnu::noinline]] void pack_queries(A* packed, const T* const* rows, int n, index_t dim, A factor) {
-  using V = Vec<A>;
-  constexpr int kGroup = AttentionTiling<A>::kGroup, kBlocks = (kGroup + V::kLanes - 1) / V::kLanes;
-  for (index_t t = 0; t < dim; t += V::kLanes) {
-    const index_t left = dim - t;
-    V block[kBlocks][V::kLanes];
-    for (int c = 0; c < kBlocks; ++c) {
-      for (int i = 0; i < V::kLanes; ++i) {
-        const int row = c * V::kLanes + i;
-        block[c][i] =
-            row < n ? load_lanes<A>(rows[row] + t, left) * V::broadcast(factor) : V::zero();
-      }
-      V::transpose(block[c]);
-    }
-    for (int i = 0; i < V::kLanes && i < left; ++i)
-      for (int c = 0; c < kBlocks; ++c)
-        block[c][i].store(packed + (t + i) * kGroup + c * V::kLanes);
-  }
-}
 
 /// o = f o + sum of s[j] v_j over keys [begin, end) of a packed tile, keys of weight 0 left out.
 template <class A>
@@ -92,9 +72,10 @@ class AttentionBlock {
   using A = accumulate_t<T>;
   using V = Vec<A>;
   using Tiling = AttentionTiling<A>;
+  using Columns = detail::Columns;
   static constexpr int kGroup = Tiling::kGroup;
   static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
-  static constexpr index_t kRowTile = Tiling::kRowTile;
+  static constexpr index_t kRowTile = Tiling::kRowTile, kGroups = kRowTile / kGroup;
   static constexpr A kNone = -std::numeric_limits<A>::infinity();
 
  public:
@@ -111,17 +92,21 @@ class AttentionBlock {
         units_{args.scale},
         rows_(block.rows()),
         dim_(args.q.extent(3)),
+        dim_step_(detail::round_up(dim_, V::kLanes)),
         value_dim_(args.v.extent(3)),
         value_step_(detail::round_up(value_dim_, V::kLanes)),
+        // Six rows of one head see almost the same keys; those of two heads need not.
+        run_(block.queries >= 4 * kGroup ? block.queries : rows_),
+        groups_of_run_((run_ + kGroup - 1) / kGroup),
         k_row_(row_address(args, args.k, seq, kv_head)),
         v_row_(row_address(args, args.v, seq, kv_head)) {
     const auto buffer = [&](index_t n) { return scratch.template tensor<A>(Shape<1>{n}).data(); };
-    q_ = buffer(detail::round_up(rows_, kGroup) * dim_ + V::kLanes);
+    q_ = buffer(rows_ * dim_step_);
     k_ = buffer(kKeyTile * dim_);
     v_ = buffer(detail::round_up(value_dim_, kPanel) * kKeyTile);
     s_ = buffer(kRowTile * kKeyTile);
     seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kGroup * kKeyTile}).data();
-    pack_queries();
+    copy_queries();
   }
 
   /// o [rows, value_step], m and l [rows]: the state after keys [kv_begin, kv_end), m in natural
@@ -130,7 +115,7 @@ class AttentionBlock {
     for (index_t r = 0; r < rows_; ++r) m[r] = kNone, l[r] = 0;
     for (index_t t = 0; t < rows_ * value_step_; ++t) o[t] = 0;
     walk(kv_begin, kv_end, o, m, l, nullptr);
-    for (index_t r = 0; r < rows_; ++r) m[r] *= units_.natural();
+    for (index_t r = 0; r < rows_; ++r) m[r] *= detail::kLn2<A>;
   }
 
   /// probabilities(...) = exp(s - denominator), the logarithm of each row's whole denominator.
@@ -139,57 +124,70 @@ class AttentionBlock {
   }
 
  private:
-  void pack_queries() {
-    for (index_t first = 0; first < rows_; first += kGroup) {
-      const T* rows[kGroup] = {};
-      const int n = static_cast<int>(std::min<index_t>(kGroup, rows_ - first));
-      for (int i = 0; i < n; ++i)
-        rows[i] = args_.q.data() + seq_.row * args_.q.stride(0) +
-                  (seq_.q_begin + block_.query_of(first + i)) * args_.q.stride(1) +
-                  block_.head_of(first + i) * args_.q.stride(2);
-      detail::pack_queries(q_ + first * dim_, rows, n, dim_, units_.q_factor());
+  void copy_queries() {
+    const V factor = V::broadcast(units_.q_factor());
+    for (index_t r = 0; r < rows_; ++r) {
+      const T* const from = args_.q.data() + seq_.row * args_.q.stride(0) +
+                            (seq_.q_begin + block_.query_of(r)) * args_.q.stride(1) +
+                            block_.head_of(r) * args_.q.stride(2);
+      for (index_t t = 0; t < dim_; t += V::kLanes)
+        (detail::load_lanes<A>(from + t, dim_ - t) * factor).store(q_ + r * dim_step_ + t);
     }
+  }
+
+  /// Rows [begin, end) of group g, up to six of one run.
+  index_t group_begin(index_t g) const {
+    return g / groups_of_run_ * run_ + g % groups_of_run_ * kGroup;
+  }
+  index_t group_end(index_t g) const {
+    return std::min(group_begin(g) + kGroup, (g / groups_of_run_ + 1) * run_);
   }
 
   /// Every tile that is not skipped: its scores, and then either the online softmax into o, m, l
   /// or, given the denominators, the probabilities.
   void walk(index_t kv_begin, index_t kv_end, A* o, A* m, A* l, const A* denominators) {
+    const index_t groups = rows_ / run_ * groups_of_run_;
     for (tile_begin_ = kv_begin; tile_begin_ < kv_end; tile_begin_ += kKeyTile) {
-      const index_t n = std::min(kKeyTile, kv_end - tile_begin_);
-      const KeySpan keys = keys_of(args_, seq_, tile_begin_, n);
+      const KeySpan keys =
+          keys_of(args_, seq_, tile_begin_, std::min(kKeyTile, kv_end - tile_begin_));
       const detail::KeyRange range = detail::key_range(keys);
       const TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block_, 0, rows_, range);
       if (verdict == TileVerdict::skip) continue;
 
       bool packed = false;
-      for (index_t begin = 0; begin < rows_; begin += kRowTile) {
-        const index_t end = std::min(rows_, begin + kRowTile);
-        const TileVerdict part = verdict == TileVerdict::full
-                                     ? verdict
-                                     : detail::verdict_of(mask_, seq_.b, block_, begin, end, range);
+      for (first_group_ = 0; first_group_ < groups; first_group_ += kGroups) {
+        last_group_ = std::min(groups, first_group_ + kGroups);
+        begin_ = group_begin(first_group_), end_ = group_end(last_group_ - 1);
+        const TileVerdict part =
+            verdict == TileVerdict::full
+                ? verdict
+                : detail::verdict_of(mask_, seq_.b, block_, begin_, end_, range);
         if (part == TileVerdict::skip) continue;
-        if (!packed) pack_tile(n, denominators == nullptr);
+        if (!packed) pack_tile(keys.count, denominators == nullptr);
         packed = true;
-        const bool partial = part == TileVerdict::partial;
-        compute_scores(begin, end, keys, partial);
+        if (part == TileVerdict::full)
+          score_full_tile(keys);
+        else
+          score_partial_tile(keys, range);
         if (denominators != nullptr) {
-          store_probabilities(begin, end, n, denominators);
+          store_probabilities(denominators);
           continue;
         }
-        detail::report_tile(mask_, seq_.b, block_, begin, end, range);
-        soften(begin, end, n, m, l);
-        accumulate(begin, end, n, partial, o);
+        detail::report_tile(mask_, seq_.b, block_, begin_, end_, range);
+        soften(m, l);
+        if (part == TileVerdict::partial && !finite_)
+          accumulate_seen(o);
+        else
+          accumulate(o);
       }
     }
   }
 
-  [[gnu::noinline, gnu::cold]] void store_probabilities(index_t begin, index_t end, index_t n,
-                                                        const A* denominators) const {
-    for (index_t r = begin; r < end; ++r) {
-      const std::uint32_t panels = panels_[(r - begin) / kGroup];
-      for (index_t j = 0; j < n; ++j) {
-        if ((panels >> (j / kPanel) & 1u) == 0) continue;
-        const A s = row(r - begin)[j] * units_.natural();
+  [[gnu::noinline, gnu::cold]] void store_probabilities(const A* denominators) const {
+    for (index_t r = begin_; r < end_; ++r) {
+      const Columns columns = columns_[r - begin_];
+      for (index_t j = columns.begin; j < columns.end; ++j) {
+        const A s = row(r)[j] * units_.natural();
         if (s != kNone)
           args_.probabilities(seq_.row, block_.head_of(r), seq_.q_begin + block_.query_of(r),
                               seq_.kv_begin + tile_begin_ + j) = std::exp(s - denominators[r]);
@@ -206,146 +204,175 @@ class AttentionBlock {
     finite_ = detail::pack_values(v_, rows, n, value_dim_);
   }
 
-  /// s_ = scores of rows [begin, end), in panels_ the panels that each six rows of them see at all.
-  void compute_scores(index_t begin, index_t end, const KeySpan& keys, bool partial) {
-    const index_t panels = (keys.count + kPanel - 1) / kPanel;
-    const std::uint32_t all = panels >= 32 ? ~0u : (1u << panels) - 1u;
-    if (!partial) {
-      for (index_t g = 0; begin + g * kGroup < end; ++g) panels_[g] = all;
-      multiply_panels(begin, end, panels, keys.count);
-      if constexpr (!detail::is_identity<Score>) {
-        for (index_t r = begin; r < end; ++r)
-          detail::modify_row(row(r - begin), score_, units_.scale, seq_.b, block_.head_of(r),
-                             block_.position_of(r), keys);
+  /// Scores of the tile's row r, one a key.
+  A* row(index_t r) const { return s_ + (r - begin_) * kKeyTile; }
+  static index_t vector_begin(index_t j) { return j / V::kLanes * V::kLanes; }
+  static index_t vector_end(index_t j) { return detail::round_up(j, V::kLanes); }
+
+  /// Dot products of rows [first, last) with the keys of panel p that lie in `columns`.
+  void multiply_panel(index_t first, index_t last, index_t p, Columns columns) const {
+    const index_t begin = std::max(p * kPanel, vector_begin(columns.begin));
+    const index_t end = std::min((p + 1) * kPanel, vector_end(columns.end));
+    if (begin >= end) return;
+    detail::multiply<false>(static_cast<int>(last - first),
+                            static_cast<int>((end - begin) / V::kLanes), row(first) + begin,
+                            kKeyTile, q_, q_ + first * dim_step_, {dim_step_, 1},
+                            k_ + p * kPanel * dim_ + begin % kPanel, kPanel, dim_);
+  }
+
+  /// The modifier, on columns of a row.
+  void modify(index_t r, Columns columns, const KeySpan& keys) const {
+    detail::modify_row(row(r) + columns.begin, score_, units_.scale, seq_.b, block_.head_of(r),
+                       block_.position_of(r),
+                       keys.part(columns.begin, columns.end - columns.begin));
+  }
+  /// Minus infinity outside of `seen`, in the vectors of `columns`.
+  void hide_outside(index_t r, Columns seen, Columns columns) const {
+    const V none = V::broadcast(kNone);
+    const auto hide = [&](index_t begin, index_t end) {
+      for (index_t j = begin; j < end; j += V::kLanes) {
+        const V s = select(detail::first_lanes<A>(seen.end - j), V::load(row(r) + j), none);
+        select(detail::first_lanes<A>(seen.begin - j), none, s).store(row(r) + j);
       }
-      hide_beyond(begin, end, keys.count);
-      return;
+    };
+    const index_t begin = vector_begin(columns.begin), end = vector_end(columns.end);
+    const index_t first = std::min(vector_end(seen.begin), end);  // whole vectors are left alone
+    hide(begin, first);
+    hide(std::max(first, vector_begin(seen.end)), end);
+  }
+
+  /// S of a tile that every row sees whole.
+  void score_full_tile(const KeySpan& keys) {
+    const Columns all{0, keys.count};
+    for (index_t p = 0; p * kPanel < keys.count; ++p)
+      for (index_t g = first_group_; g < last_group_; ++g)
+        multiply_panel(group_begin(g), group_end(g), p, all);
+    for (index_t r = begin_; r < end_; ++r) {
+      columns_[r - begin_] = all;
+      if constexpr (!detail::is_identity<Score>) modify(r, all, keys);
+      if (keys.count % V::kLanes != 0) hide_outside(r, all, all);
     }
-    // Six rows at a time: which panels they see, then those panels' scores, then the test.
-    for (index_t first = begin; first < end; first += kGroup) {
-      const index_t last = std::min(end, first + kGroup);
-      std::uint32_t tested = 0, visible = 0;
-      for (index_t p = 0; p < panels; ++p) {
-        const KeySpan part = keys.part(p * kPanel, std::min(kPanel, keys.count - p * kPanel));
-        const detail::KeyRange range = detail::key_range(part);
-        const TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block_, first, last, range);
-        bool any = verdict == TileVerdict::full;
-        if (verdict == TileVerdict::partial) {
-          any = detail::ask_rows<A>(seen_ + p * kPanel, kKeyTile, mask_, seq_.b, block_, first,
-                                    last, part, range);
-          if (any) tested |= 1u << p;
-        }
-        if (any) visible |= 1u << p;
-      }
-      panels_[(first - begin) / kGroup] = visible;
-      const V none = V::broadcast(kNone);
-      for (index_t p = 0; p < panels; ++p) {
-        A* const s = row(first - begin) + p * kPanel;
-        const index_t vectors = vectors_of(p, keys.count);
-        if ((visible >> p & 1u) == 0) {
-          for (index_t r = first; r < last; ++r)
-            for (index_t v = 0; v < vectors; ++v)
-              none.store(s + (r - first) * kKeyTile + v * V::kLanes);
+  }
+
+  /// S of a tile that some rows see in part: of each six rows the columns that one of them sees.
+  void score_partial_tile(const KeySpan& keys, const detail::KeyRange& range) {
+    for (index_t g = first_group_; g < last_group_; ++g) {
+      const index_t first = group_begin(g), last = group_end(g);
+      if constexpr (RangeMask<Mask>) {
+        if (keys.given == nullptr) {
+          Columns seen[kGroup], columns;
+          for (index_t r = first; r < last; ++r) {
+            seen[r - first] =
+                detail::seen_columns(mask_, seq_.b, block_.head_of(r), block_.position_of(r), keys);
+            if (seen[r - first]) columns.include(seen[r - first].begin, seen[r - first].end);
+          }
+          score_columns(first, last, columns, keys, [&](index_t r) {
+            const Columns of_row = seen[r - first];
+            if (of_row.begin != columns.begin || of_row.end != columns.end ||
+                columns.begin % V::kLanes != 0 || columns.end % V::kLanes != 0)
+              hide_outside(r, of_row, columns);
+          });
           continue;
         }
-        multiply_panel(first, last, p, keys.count, s);
-        const KeySpan part = keys.part(p * kPanel, std::min(kPanel, keys.count - p * kPanel));
-        for (index_t r = first; r < last; ++r) {
-          A* const to = s + (r - first) * kKeyTile;
-          detail::modify_row(to, score_, units_.scale, seq_.b, block_.head_of(r),
-                             block_.position_of(r), part);
-          if ((tested >> p & 1u) == 0) continue;
-          const mask_int<A>* const seen = seen_ + (r - first) * kKeyTile + p * kPanel;
-          for (index_t v = 0; v < vectors; ++v)
-            select(V::load_mask(seen + v * V::kLanes), V::load(to + v * V::kLanes), none)
-                .store(to + v * V::kLanes);
-        }
       }
+      const Columns columns = ask_group(first, last, keys, range);
+      score_columns(first, last, columns, keys, [&](index_t r) {
+        const V none = V::broadcast(kNone);
+        const mask_int<A>* const seen = seen_ + (r - first) * kKeyTile;
+        for (index_t j = vector_begin(columns.begin); j < columns.end; j += V::kLanes)
+          select(V::load_mask(seen + j), V::load(row(r) + j), none).store(row(r) + j);
+      });
     }
-    hide_beyond(begin, end, keys.count);
   }
 
-  index_t vectors_of(index_t panel, index_t n) const {
-    return (std::min(kPanel, n - panel * kPanel) + V::kLanes - 1) / V::kLanes;
-  }
-  A* row(index_t r) const { return s_ + r * kKeyTile; }
-
-  void multiply_panel(index_t first, index_t last, index_t panel, index_t n, A* s) const {
-    detail::multiply<1, kGroup, false>(static_cast<int>(last - first),
-                                       static_cast<int>(vectors_of(panel, n)), s, kKeyTile, s,
-                                       q_ + first * dim_, k_ + panel * kPanel * dim_, kPanel, dim_);
-  }
-  void multiply_panels(index_t begin, index_t end, index_t panels, index_t n) const {
-    for (index_t p = 0; p < panels; ++p)
-      for (index_t first = begin; first < end; first += kGroup)
-        multiply_panel(first, std::min(end, first + kGroup), p, n, row(first - begin) + p * kPanel);
-  }
-  /// The last vector may reach beyond the keys.
-  void hide_beyond(index_t begin, index_t end, index_t n) const {
-    const index_t whole = detail::round_up(n, V::kLanes);
-    for (index_t r = begin; n < whole && r < end; ++r)
-      for (index_t j = n; j < whole; ++j) row(r - begin)[j] = kNone;
+  /// Scores of rows [first, last) in `columns`, of which `hide(r)` hides what row r does not see.
+  template <class Hide>
+  void score_columns(index_t first, index_t last, Columns columns, const KeySpan& keys, Hide hide) {
+    for (index_t r = first; r < last; ++r) columns_[r - begin_] = columns;
+    if (!columns) return;
+    for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
+      multiply_panel(first, last, p, columns);
+    for (index_t r = first; r < last; ++r) {
+      if constexpr (!detail::is_identity<Score>) modify(r, columns, keys);
+      hide(r);
+    }
   }
 
-  /// Columns between the first and the last panel that six rows see.
-  struct Columns {
-    index_t begin, end;
-  };
-  Columns columns_of(std::uint32_t panels, index_t n) const {
-    return {std::countr_zero(panels) * kPanel,
-            std::min<index_t>(std::bit_width(panels) * kPanel, detail::round_up(n, V::kLanes))};
+  /// seen_ = what the mask lets rows [first, last) see, asked panel by panel.
+  Columns ask_group(index_t first, index_t last, const KeySpan& keys,
+                    const detail::KeyRange& range) {
+    Columns columns;
+    for (index_t at = 0; at < keys.count; at += kPanel) {
+      const KeySpan part = keys.part(at, std::min(kPanel, keys.count - at));
+      const detail::KeyRange part_range = keys.count <= kPanel ? range : detail::key_range(part);
+      if (detail::verdict_of(mask_, seq_.b, block_, first, last, part_range) == TileVerdict::skip) {
+        for (index_t r = first; r < last; ++r)
+          std::fill_n(seen_ + (r - first) * kKeyTile + at, part.count, mask_int<A>(0));
+        continue;
+      }
+      const Columns seen = detail::ask_rows<A>(seen_ + at, kKeyTile, mask_, seq_.b, block_, first,
+                                               last, part, part_range);
+      if (seen) columns.include(at + seen.begin, at + seen.end);
+    }
+    for (index_t r = first; r < last; ++r)  // up to a whole vector
+      for (index_t j = keys.count; j < vector_end(keys.count); ++j)
+        seen_[(r - first) * kKeyTile + j] = 0;
+    return columns;
   }
 
-  /// Scores become weights: first all maxima, then all exponentials, so that neither waits for a
-  /// sum across lanes.
-  void soften(index_t begin, index_t end, index_t n, A* m, A* l) {
+  /// Scores become weights, as many rows at a time as a vector has lanes: sums and maxima across
+  /// lanes are then shared among the rows.
+  void soften(A* m, A* l) {
     const A unit = units_.unit();
-    A tops[kRowTile + V::kLanes];
-    std::fill_n(tops, kRowTile + V::kLanes, kNone);
-    for (index_t r = begin; r < end; ++r) {
-      const std::uint32_t panels = panels_[(r - begin) / kGroup];
-      if (panels == 0) continue;
-      const Columns columns = columns_of(panels, n);
-      tops[r - begin] = detail::row_top(row(r - begin), columns.begin, columns.end);
+    const index_t rows = end_ - begin_;
+    A tops[kRowTile];
+    for (index_t first = 0; first < rows; first += V::kLanes) {
+      V top[V::kLanes];
+      for (index_t i = 0; i < V::kLanes; ++i) {
+        const Columns columns = first + i < rows ? columns_[first + i] : Columns{0, 0};
+        top[i] =
+            detail::row_top(s_ + (first + i) * kKeyTile, vector_begin(columns.begin), columns.end);
+      }
+      rapt::cpu::tops(top).store(tops + first);
     }
-    detail::raise_rows(m + begin, l + begin, factors_, tops, end - begin, unit);
-    for (index_t r = begin; r < end; ++r) {
-      const std::uint32_t panels = panels_[(r - begin) / kGroup];
-      if (panels == 0) continue;
-      const Columns columns = columns_of(panels, n);
-      l[r] += detail::soften_row(row(r - begin), columns.begin, columns.end, m[r], unit);
+    detail::raise_rows(m + begin_, l + begin_, factors_, tops, rows, unit);
+    for (index_t first = 0; first < rows; first += V::kLanes) {
+      V total[V::kLanes];
+      for (index_t i = 0; i < V::kLanes; ++i) {
+        const bool some = first + i < rows;
+        const Columns columns = some ? columns_[first + i] : Columns{0, 0};
+        total[i] = detail::soften_row(s_ + (first + i) * kKeyTile, vector_begin(columns.begin),
+                                      columns.end, some ? m[begin_ + first + i] : A(0), unit);
+      }
+      A* const to = l + begin_ + first;
+      const index_t left = rows - first;
+      detail::store_lanes(detail::load_lanes<A>(to, left) + V::sums(total), to, left);
     }
   }
 
-  void accumulate(index_t begin, index_t end, index_t n, bool partial, A* o) {
-    static constexpr A kOnes[kGroup] = {1, 1, 1, 1, 1, 1};
-    if (partial && !finite_) {
-      for (index_t r = begin; r < end; ++r) {
-        const std::uint32_t panels = panels_[(r - begin) / kGroup];
-        if (panels == 0) continue;
-        const Columns columns = columns_of(panels, n);
-        detail::accumulate_seen(o + r * value_step_, factors_[r - begin], row(r - begin),
-                                columns.begin, std::min(columns.end, n), v_, value_dim_);
-      }
-      return;
-    }
+  void accumulate(A* o) const {
     for (index_t t = 0; t < value_dim_; t += kPanel) {
-      const A* const values = v_ + t * kKeyTile;
-      const int vectors = static_cast<int>(vectors_of(t / kPanel, value_dim_));
-      for (index_t first = begin; first < end; first += kGroup) {
-        const int rows = static_cast<int>(std::min<index_t>(kGroup, end - first));
-        const A* factors = factors_ + (first - begin);
-        std::uint32_t left = panels_[(first - begin) / kGroup];
-        while (left != 0) {  // a run of panels that are seen
-          const int from = std::countr_zero(left), length = std::countr_one(left >> from);
-          left = from + length >= 32 ? 0 : left >> (from + length) << (from + length);
-          const index_t j = from * kPanel, depth = std::min(length * kPanel, n - j);
-          detail::multiply<kKeyTile, 1, true>(rows, vectors, o + first * value_step_ + t,
-                                              value_step_, factors, row(first - begin) + j,
-                                              values + j * kPanel, kPanel, depth);
-          factors = kOnes;
-        }
+      const int vectors =
+          static_cast<int>((std::min(kPanel, value_dim_ - t) + V::kLanes - 1) / V::kLanes);
+      for (index_t g = first_group_; g < last_group_; ++g) {
+        const index_t first = group_begin(g);
+        const Columns columns = columns_[first - begin_];
+        if (!columns) continue;
+        detail::multiply<true>(
+            static_cast<int>(group_end(g) - first), vectors, o + first * value_step_ + t,
+            value_step_, factors_ + (first - begin_), row(first) + columns.begin, {kKeyTile, 1},
+            v_ + t * kKeyTile + columns.begin * kPanel, kPanel, columns.end - columns.begin);
       }
+    }
+  }
+
+  /// The same, in a tile with values that are not finite, some of them perhaps hidden.
+  [[gnu::noinline, gnu::cold]] void accumulate_seen(A* o) const {
+    for (index_t r = begin_; r < end_; ++r) {
+      const Columns columns = columns_[r - begin_];
+      if (columns)
+        detail::accumulate_seen(o + r * value_step_, factors_[r - begin_], row(r), columns.begin,
+                                columns.end, v_, value_dim_);
     }
   }
 
@@ -355,13 +382,14 @@ class AttentionBlock {
   const Score& score_;
   const RowBlock& block_;
   const detail::ScoreUnits<A, Score> units_;
-  const index_t rows_, dim_, value_dim_, value_step_;
+  const index_t rows_, dim_, dim_step_, value_dim_, value_step_, run_, groups_of_run_;
   const RowAddress<T> k_row_, v_row_;
-  A *q_, *k_, *v_, *s_;  // q [groups][dim][6], k and v as packed, s [kRowTile][kKeyTile]
+  A *q_, *k_, *v_, *s_;  // q [rows][dim_step], k and v as packed, s [kRowTile][kKeyTile]
   mask_int<A>* seen_;    // [6][kKeyTile]
-  index_t tile_begin_ = 0;
   bool finite_ = true;
-  std::uint32_t panels_[kRowTile / kGroup] = {};
+  // The tile at hand: its keys, its groups of six rows, its rows.
+  index_t tile_begin_ = 0, first_group_ = 0, last_group_ = 0, begin_ = 0, end_ = 0;
+  Columns columns_[kRowTile] = {};  // of each row; six rows share them
   A factors_[kRowTile + V::kLanes] = {};
 };
 

@@ -12,7 +12,12 @@
 //
 // It serves both products: S = Q K^T with K packed transposed, [dim][keys of the panel], and
 // O = f O + P V with V packed as it lies, [keys][dims of the panel]. Packing also converts 16-bit
-// elements, so a tile of K and V is all that ever exists of them in float.
+// elements, so a tile of K and V is all that ever exists of them in float. (With AVX-512, 10 loads
+// stand beside 24 multiply-adds, which two ports take 12 cycles for: the loads hide.)
+//
+// The online softmax of a tile of scores: row_top, raise_rows, soften_row. The running maximum m is
+// kept in units of log 2, m = max of s * unit, so that a weight costs one multiply-add and a power
+// of two: e = 2^(s unit - m).
 #pragma once
 
 #include <algorithm>
@@ -32,20 +37,24 @@ struct AttentionTiling {
   static constexpr int kPanel = kVectors * kLanes;                   // columns of a panel
   static constexpr int kGroup = 6;                                   // rows of a register tile
   static constexpr int kRowTile = 8 * kGroup;                        // rows that share a score tile
-  static constexpr int kKeyTile = kPanel < 64 ? 64 : 128;            // keys packed at a time
+  static constexpr int kKeyTile = 128;                               // keys packed at a time
   static constexpr int kPanels = kKeyTile / kPanel;
-  static_assert(kKeyTile % kPanel == 0 && kPanels <= 32);
+  static_assert(kKeyTile % kPanel == 0 && kRowTile % kLanes == 0);
 };
 
 namespace detail {
 
 constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
 
-/// Rows x kVecs accumulators over `depth` steps. A element (i, k) lies at a[i * kRowStep + k *
-/// kStep].
-template <int kRows, int kVecs, index_t kRowStep, index_t kStep, bool kAccumulate, class A>
-inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, const A* b,
-                          index_t b_step, index_t depth) {
+/// Where a factor A of a product lies: element (i, k) at a[i * row + k * step].
+struct FactorSteps {
+  index_t row, step;
+};
+
+/// kRows x kVecs accumulators over `depth` steps.
+template <int kRows, int kVecs, bool kAccumulate, class A>
+inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, FactorSteps a_steps,
+                          const A* b, index_t b_step, index_t depth) {
   using V = Vec<A>;
   V acc[kRows][kVecs];
 #pragma GCC unroll 8
@@ -64,11 +73,11 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, con
     for (int v = 0; v < kVecs; ++v) bk[v] = V::load(b + v * V::kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const V aik = V::broadcast(a[i * kRowStep]);
+      const V aik = V::broadcast(a[i * a_steps.row]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(aik, bk[v], acc[i][v]);
     }
-    a += kStep;
+    a += a_steps.step;
     b += b_step;
   }
 #pragma GCC unroll 8
@@ -79,43 +88,37 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, con
 }
 
 /// The same for 1 to kVectors vectors.
-template <int kRows, index_t kRowStep, index_t kStep, bool kAccumulate, class A>
+template <int kRows, bool kAccumulate, class A>
 inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, const A* a,
-                          const A* b, index_t b_step, index_t depth) {
+                          FactorSteps a_steps, const A* b, index_t b_step, index_t depth) {
   constexpr int kVectors = AttentionTiling<A>::kVectors;
   if (vectors == kVectors)
-    multiply_tile<kRows, kVectors, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step,
-                                                                 depth);
+    multiply_tile<kRows, kVectors, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
   else if (vectors == 1)
-    multiply_tile<kRows, 1, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step, depth);
+    multiply_tile<kRows, 1, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
   else if constexpr (kVectors > 2) {
     if (vectors == 2)
-      multiply_tile<kRows, 2, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step, depth);
+      multiply_tile<kRows, 2, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
     else
-      multiply_tile<kRows, 3, kRowStep, kStep, kAccumulate>(c, c_step, factor, a, b, b_step, depth);
+      multiply_tile<kRows, 3, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
   }
 }
 
 /// And for 1 to kGroup rows: 6, or what is left as 4 + 2 + 1. Not inlined: one copy serves all
 /// masks.
-template <index_t kRowStep, index_t kStep, bool kAccumulate, class A>
+template <bool kAccumulate, class A>
 [[gnu::noinline]] void multiply(int rows, int vectors, A* c, index_t c_step, const A* factor,
-                                const A* a, const A* b, index_t b_step, index_t depth) {
-  if (rows == AttentionTiling<A>::kGroup) {
-    multiply_rows<AttentionTiling<A>::kGroup, kRowStep, kStep, kAccumulate>(
-        vectors, c, c_step, factor, a, b, b_step, depth);
-    return;
-  }
-  if (rows & 4) {
-    multiply_rows<4, kRowStep, kStep, kAccumulate>(vectors, c, c_step, factor, a, b, b_step, depth);
-    c += 4 * c_step, a += 4 * kRowStep, factor += 4;
-  }
-  if (rows & 2) {
-    multiply_rows<2, kRowStep, kStep, kAccumulate>(vectors, c, c_step, factor, a, b, b_step, depth);
-    c += 2 * c_step, a += 2 * kRowStep, factor += 2;
-  }
-  if (rows & 1)
-    multiply_rows<1, kRowStep, kStep, kAccumulate>(vectors, c, c_step, factor, a, b, b_step, depth);
+                                const A* a, FactorSteps a_steps, const A* b, index_t b_step,
+                                index_t depth) {
+  const auto some = [&]<int kRows>() {
+    multiply_rows<kRows, kAccumulate>(vectors, c, c_step, factor, a, a_steps, b, b_step, depth);
+    c += kRows * c_step, a += kRows * a_steps.row, factor += kRows;
+  };
+  if (rows == AttentionTiling<A>::kGroup)
+    return some.template operator()<AttentionTiling<A>::kGroup>();
+  if (rows & 4) some.template operator()<4>();
+  if (rows & 2) some.template operator()<2>();
+  if (rows & 1) some.template operator()<1>();
 }
 
 /// Lanes [0, n) of p, converted; a whole load where the row is long enough.
@@ -175,45 +178,60 @@ template <class A, class T>
   return sum(difference) == A(0);
 }
 
-/// Largest of columns [begin, end) of a row of scores; whole vectors.
+/// Lanes [0, n) are all ones, the others zero; any n.
 template <class A>
-inline A row_top(const A* s, index_t begin, index_t end) {
-  using V = Vec<A>;
-  V top = V::load(s + begin);
-  for (index_t j = begin + V::kLanes; j < end; j += V::kLanes) top = max(top, V::load(s + j));
-  return largest(top);
+inline Vec<A> first_lanes(index_t n) {
+  constexpr int kLanes = Vec<A>::kLanes;
+  struct Edge {
+    mask_int<A> bits[2 * kLanes] = {};
+    constexpr Edge() {
+      for (int i = 0; i < kLanes; ++i) bits[i] = -1;
+    }
+  };
+  static constexpr Edge kEdge;
+  return Vec<A>::load_mask(kEdge.bits + (kLanes - std::clamp<index_t>(n, 0, kLanes)));
 }
 
-/// For n rows (arrays padded to a whole vector): m' = max(m, top), factor = exp2((m - m') unit), l
+/// Lane by lane the largest of columns [begin, end) of a row of scores; whole vectors.
+template <class A>
+inline Vec<A> row_top(const A* s, index_t begin, index_t end) {
+  using V = Vec<A>;
+  V top = V::broadcast(-std::numeric_limits<A>::infinity());
+  for (index_t j = begin; j < end; j += V::kLanes) top = max(top, V::load(s + j));
+  return top;
+}
+
+/// For n rows (arrays padded to a whole vector): m' = max(m, top unit), factor = exp2(m - m'), l
 /// times factor. `unit` turns a score into an exponent of 2.
 template <class A>
 inline void raise_rows(A* m, A* l, A* factor, const A* top, index_t n, A unit) {
   using V = Vec<A>;
   for (index_t r = 0; r < n; r += V::kLanes) {
     const index_t left = n - r;
-    const V before = load_lanes<A>(m + r, left), after = max(before, V::load(top + r));
+    const V before = load_lanes<A>(m + r, left);
+    const V after = max(before, V::load(top + r) * V::broadcast(unit));
     // Minus infinity minus itself is NaN, so the reference is a finite number.
-    const V reference = max(after, V::broadcast(std::numeric_limits<A>::lowest()));
-    const V f = exp2_flushed((before - reference) * V::broadcast(unit));
+    const V f = exp2_flushed(before - max(after, V::broadcast(std::numeric_limits<A>::lowest())));
     f.store(factor + r);
     store_lanes(after, m + r, left);
     store_lanes(load_lanes<A>(l + r, left) * f, l + r, left);
   }
 }
 
-/// e = exp2((s - m) unit) over columns [begin, end) of a row, in place. Returns their sum.
+/// e = exp2(s unit - m) over columns [begin, end) of a row, in place; whole vectors. Returns their
+/// sum, lane by lane.
 template <class A>
-inline A soften_row(A* s, index_t begin, index_t end, A m, A unit) {
+inline Vec<A> soften_row(A* s, index_t begin, index_t end, A m, A unit) {
   using V = Vec<A>;
-  const V reference = V::broadcast(std::max(m, std::numeric_limits<A>::lowest()));
+  const V reference = V::broadcast(-std::max(m, std::numeric_limits<A>::lowest()));
   const V u = V::broadcast(unit);
   V total = V::zero();
   for (index_t j = begin; j < end; j += V::kLanes) {
-    const V e = exp2_flushed((V::load(s + j) - reference) * u);
+    const V e = exp2_flushed(fma(V::load(s + j), u, reference));
     e.store(s + j);
     total = total + e;
   }
-  return sum(total);
+  return total;
 }
 
 }  // namespace detail

@@ -9,7 +9,7 @@
 //   sqrt(a)            rounded once            round(a)                 to nearest even
 //   select(mask, a, b) a where mask's sign bit is set
 //   pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
-//   sum(a), largest(a) over the lanes          sums(a)                  lane i: sum of a[i]'s lanes
+//   sum(a), largest(a) over the lanes          sums(a), tops(a)         lane i: of a[i]'s lanes
 //   exp2, exp2_flushed, exp, exp_flushed       polynomials, below
 //   Vec<Bfloat16Pair>, where kBfloat16Dot: fma(pairs, pairs, Vec<float>) adds both products of a
 //   lane
@@ -114,10 +114,26 @@ Vec<T> exp2(Vec<T> x) {
 template <class T>
 Vec<T> exp2_flushed(Vec<T> x) {
   using V = Vec<T>;
+  if constexpr (requires { V::exp2_flushed(x); }) return V::exp2_flushed(x);
   constexpr T kLow = sizeof(T) == 4 ? T(-127) : T(-1023);  // pow2 of it is 0
   x = max(V::broadcast(kLow), x);
   const V n = round(x);
   return detail::exp2_fraction(x - n) * pow2(n);
+}
+
+/// Lane i: the largest of a[i]'s lanes.
+template <class V>
+V tops(const V (&a)[V::kLanes]) {
+  if constexpr (requires { V::tops(a); }) {
+    return V::tops(a);
+  } else {
+    V rows[V::kLanes];
+    for (int i = 0; i < V::kLanes; ++i) rows[i] = a[i];
+    V::transpose(rows);
+    for (int n = V::kLanes / 2; n > 0; n /= 2)
+      for (int i = 0; i < n; ++i) rows[i] = max(rows[i], rows[i + n]);
+    return rows[0];
+  }
 }
 
 namespace detail {

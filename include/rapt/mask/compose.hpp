@@ -81,6 +81,11 @@ struct And {
     if (verdict == TileVerdict::skip) return verdict;  // saves a look into the right side's tables
     return detail::verdict_of_and(verdict, rapt::classify(right, b, h, q, kv));
   }
+  RAPT_HOST_DEVICE constexpr PositionRange visible_range(index_t b, index_t h, index_t q_pos) const
+      requires(RangeMask<L>&& RangeMask<R>) {
+    const PositionRange l = left.visible_range(b, h, q_pos), r = right.visible_range(b, h, q_pos);
+    return {l.begin > r.begin ? l.begin : r.begin, l.end < r.end ? l.end : r.end};
+  }
   constexpr auto bind(const CallShape& call) const {
     return rapt::And<decltype(bind_call(left, call)), decltype(bind_call(right, call))>{
         bind_call(left, call), bind_call(right, call)};

@@ -13,6 +13,12 @@
 // the rectangle is visible, full that every pair is. A mask without classify, such as a bare
 // lambda, is `partial`.
 //
+// A mask whose queries each see one run of keys may give that run, clipped to the keys or not:
+//
+//   mask.visible_range(b, h, q_pos) -> PositionRange
+//
+// and a kernel cuts a partial tile at its ends instead of asking pair by pair.
+//
 // Masks travel by value into kernels of both backends: keep them plain data (numbers and views),
 // with RAPT_HOST_DEVICE on the call operator.
 #pragma once
@@ -35,6 +41,9 @@ enum class TileVerdict : std::uint8_t { skip, partial, full };
 struct PositionRange {
   index_t begin = 0;
   index_t end = 0;
+
+  /// Beyond every position a sequence can have, and far from overflow.
+  static constexpr index_t kEndless = index_t{1} << 62;
 
   RAPT_HOST_DEVICE constexpr bool empty() const { return begin >= end; }
   RAPT_HOST_DEVICE constexpr index_t last() const { return end - 1; }
@@ -63,6 +72,13 @@ RAPT_HOST_DEVICE constexpr TileVerdict classify(const M& mask, index_t b, index_
     return TileVerdict::partial;
   }
 }
+
+/// A mask that answers with the one run of keys that a query sees.
+template <class M>
+concept RangeMask = AttentionMask<M> &&
+    requires(const M& mask, index_t b, index_t h, index_t q_pos) {
+  { mask.visible_range(b, h, q_pos) } -> std::same_as<PositionRange>;
+};
 
 /// The sizes of the call that a mask or score is used in. Ragged batches bind once per sequence,
 /// with that sequence's lengths. A batch or heads of 0 is not known, and not checked.

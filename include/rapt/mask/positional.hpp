@@ -47,8 +47,11 @@ struct Full {
                                                   PositionRange) const {
     return TileVerdict::full;
   }
+  RAPT_HOST_DEVICE constexpr PositionRange visible_range(index_t, index_t, index_t) const {
+    return {-PositionRange::kEndless, PositionRange::kEndless};
+  }
 };
-static_assert(AttentionMask<Full>);
+static_assert(AttentionMask<Full> && RangeMask<Full>);
 
 /// A query sees the keys up to its own.
 struct Causal {
@@ -63,8 +66,11 @@ struct Causal {
     if (kv.begin > q.last()) return TileVerdict::skip;
     return kv.last() <= q.begin ? TileVerdict::full : TileVerdict::partial;
   }
+  RAPT_HOST_DEVICE constexpr PositionRange visible_range(index_t, index_t, index_t q_pos) const {
+    return {-PositionRange::kEndless, q_pos + 1};
+  }
 };
-static_assert(AttentionMask<Causal>);
+static_assert(AttentionMask<Causal> && RangeMask<Causal>);
 
 /// A query sees the keys less than `window` away, in both directions.
 struct SlidingWindow {
@@ -85,6 +91,10 @@ struct SlidingWindow {
     const bool all = near(q.begin, kv.last()) && near(q.last(), kv.begin);
     return all ? TileVerdict::full : TileVerdict::partial;
   }
+  RAPT_HOST_DEVICE constexpr PositionRange visible_range(index_t, index_t, index_t q_pos) const {
+    const index_t w = window < PositionRange::kEndless ? window : PositionRange::kEndless;
+    return {q_pos - w + 1, q_pos + w};
+  }
   constexpr SlidingWindow bind(const CallShape&) const {
     if (window < 1)
       throw ValueError(detail::text("SlidingWindow: window is ", window, ", expected at least 1"));
@@ -96,7 +106,7 @@ struct SlidingWindow {
     return window > 0 && detail::distance(a, b) < static_cast<std::uint64_t>(window);
   }
 };
-static_assert(AttentionMask<SlidingWindow>);
+static_assert(AttentionMask<SlidingWindow> && RangeMask<SlidingWindow>);
 
 /// A query sees the keys up to its own that lie in its chunk of `chunk` tokens.
 struct ChunkedLocal {
@@ -114,6 +124,9 @@ struct ChunkedLocal {
     const bool all = kv.last() <= q.begin && same(q.last(), kv.begin);
     return all ? TileVerdict::full : TileVerdict::partial;
   }
+  RAPT_HOST_DEVICE constexpr PositionRange visible_range(index_t, index_t, index_t q_pos) const {
+    return {detail::floor_div(q_pos, chunk) * chunk, q_pos + 1};
+  }
   constexpr ChunkedLocal bind(const CallShape&) const {
     if (chunk < 1)
       throw ValueError(detail::text("ChunkedLocal: chunk is ", chunk, ", expected at least 1"));
@@ -125,7 +138,7 @@ struct ChunkedLocal {
     return detail::floor_div(a, chunk) == detail::floor_div(b, chunk);
   }
 };
-static_assert(AttentionMask<ChunkedLocal>);
+static_assert(AttentionMask<ChunkedLocal> && RangeMask<ChunkedLocal>);
 
 /// The first `tokens` keys are visible to every query.
 struct SinkTokens {
@@ -140,13 +153,16 @@ struct SinkTokens {
     if (kv.begin >= tokens) return TileVerdict::skip;
     return kv.end <= tokens ? TileVerdict::full : TileVerdict::partial;
   }
+  RAPT_HOST_DEVICE constexpr PositionRange visible_range(index_t, index_t, index_t) const {
+    return {-PositionRange::kEndless, tokens};
+  }
   constexpr SinkTokens bind(const CallShape&) const {
     if (tokens < 0)
       throw ValueError(detail::text("SinkTokens: tokens is ", tokens, ", expected 0 or more"));
     return *this;
   }
 };
-static_assert(AttentionMask<SinkTokens>);
+static_assert(AttentionMask<SinkTokens> && RangeMask<SinkTokens>);
 
 /// Causal, but for a prefix of each row that every query of the row sees whole.
 template <class B = Cpu>
@@ -165,6 +181,10 @@ struct PrefixLm {
     if (!(*this)(b, h, q.last(), kv.begin)) return TileVerdict::skip;
     return (*this)(b, h, q.begin, kv.last()) ? TileVerdict::full : TileVerdict::partial;
   }
+  RAPT_HOST_DEVICE constexpr PositionRange visible_range(index_t b, index_t, index_t q_pos) const {
+    const index_t prefix = length(b);
+    return {-PositionRange::kEndless, q_pos + 1 > prefix ? q_pos + 1 : prefix};
+  }
   PrefixLm bind(const CallShape& call) const {
     detail::check_rows("PrefixLm", "lengths", lengths.extent(0), call.batch);
     return *this;
@@ -177,7 +197,7 @@ struct PrefixLm {
 };
 template <TensorLike<1> X>
 PrefixLm(const X&) -> PrefixLm<backend_t<X>>;
-static_assert(AttentionMask<PrefixLm<>>);
+static_assert(AttentionMask<PrefixLm<>> && RangeMask<PrefixLm<>>);
 
 /// Tokens packed into one row see only tokens of their own document, in both directions; beside
 /// Causal, the earlier ones.
