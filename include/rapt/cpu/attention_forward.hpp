@@ -216,8 +216,8 @@ class AttentionBlock {
     if (begin >= end) return;
     detail::multiply<false>(static_cast<int>(last - first),
                             static_cast<int>((end - begin) / V::kLanes), row(first) + begin,
-                            kKeyTile, q_, q_ + first * dim_step_, {dim_step_, 1},
-                            k_ + p * kPanel * dim_ + begin % kPanel, kPanel, dim_);
+                            kKeyTile, q_, q_ + first * dim_step_, dim_step_,
+                            k_ + p * kPanel * dim_ + begin % kPanel, dim_);
   }
 
   /// The modifier, on columns of a row.
@@ -325,7 +325,7 @@ class AttentionBlock {
   void soften(A* m, A* l) {
     const A unit = units_.unit();
     const index_t rows = end_ - begin_;
-    A tops[kRowTile];
+    A tops[kRowTile] = {};
     for (index_t first = 0; first < rows; first += V::kLanes) {
       V top[V::kLanes];
       for (index_t i = 0; i < V::kLanes; ++i) {
@@ -360,8 +360,8 @@ class AttentionBlock {
         if (!columns) continue;
         detail::multiply<true>(
             static_cast<int>(group_end(g) - first), vectors, o + first * value_step_ + t,
-            value_step_, factors_ + (first - begin_), row(first) + columns.begin, {kKeyTile, 1},
-            v_ + t * kKeyTile + columns.begin * kPanel, kPanel, columns.end - columns.begin);
+            value_step_, factors_ + (first - begin_), row(first) + columns.begin, kKeyTile,
+            v_ + t * kKeyTile + columns.begin * kPanel, columns.end - columns.begin);
       }
     }
   }

@@ -46,15 +46,11 @@ namespace detail {
 
 constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
 
-/// Where a factor A of a product lies: element (i, k) at a[i * row + k * step].
-struct FactorSteps {
-  index_t row, step;
-};
-
-/// kRows x kVecs accumulators over `depth` steps.
+/// kRows x kVecs accumulators over `depth` steps. Rows of A lie a_step apart. Four steps at a time:
+/// a core that runs two threads has few instructions to spare beside the multiply-adds.
 template <int kRows, int kVecs, bool kAccumulate, class A>
-inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, FactorSteps a_steps,
-                          const A* b, index_t b_step, index_t depth) {
+inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, index_t a_step,
+                          const A* b, index_t depth) {
   using V = Vec<A>;
   V acc[kRows][kVecs];
 #pragma GCC unroll 8
@@ -67,19 +63,26 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, Fac
         acc[i][v] = V::zero();
     }
   }
-  for (index_t k = 0; k < depth; ++k) {
+  const auto step = [&](index_t k) {
     V bk[kVecs];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) bk[v] = V::load(b + v * V::kLanes);
+    for (int v = 0; v < kVecs; ++v)
+      bk[v] = V::load(b + k * AttentionTiling<A>::kPanel + v * V::kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const V aik = V::broadcast(a[i * a_steps.row]);
+      const V aik = V::broadcast(a[i * a_step + k]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(aik, bk[v], acc[i][v]);
     }
-    a += a_steps.step;
-    b += b_step;
+  };
+  constexpr index_t kSteps = 4;
+  for (; depth >= kSteps; depth -= kSteps) {
+#pragma GCC unroll 4
+    for (index_t k = 0; k < kSteps; ++k) step(k);
+    a += kSteps;
+    b += kSteps * AttentionTiling<A>::kPanel;
   }
+  for (index_t k = 0; k < depth; ++k) step(k);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
@@ -90,17 +93,17 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, Fac
 /// The same for 1 to kVectors vectors.
 template <int kRows, bool kAccumulate, class A>
 inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, const A* a,
-                          FactorSteps a_steps, const A* b, index_t b_step, index_t depth) {
+                          index_t a_step, const A* b, index_t depth) {
   constexpr int kVectors = AttentionTiling<A>::kVectors;
   if (vectors == kVectors)
-    multiply_tile<kRows, kVectors, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
+    multiply_tile<kRows, kVectors, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
   else if (vectors == 1)
-    multiply_tile<kRows, 1, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
+    multiply_tile<kRows, 1, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
   else if constexpr (kVectors > 2) {
     if (vectors == 2)
-      multiply_tile<kRows, 2, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
+      multiply_tile<kRows, 2, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
     else
-      multiply_tile<kRows, 3, kAccumulate>(c, c_step, factor, a, a_steps, b, b_step, depth);
+      multiply_tile<kRows, 3, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
   }
 }
 
@@ -108,11 +111,10 @@ inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, co
 /// masks.
 template <bool kAccumulate, class A>
 [[gnu::noinline]] void multiply(int rows, int vectors, A* c, index_t c_step, const A* factor,
-                                const A* a, FactorSteps a_steps, const A* b, index_t b_step,
-                                index_t depth) {
+                                const A* a, index_t a_step, const A* b, index_t depth) {
   const auto some = [&]<int kRows>() {
-    multiply_rows<kRows, kAccumulate>(vectors, c, c_step, factor, a, a_steps, b, b_step, depth);
-    c += kRows * c_step, a += kRows * a_steps.row, factor += kRows;
+    multiply_rows<kRows, kAccumulate>(vectors, c, c_step, factor, a, a_step, b, depth);
+    c += kRows * c_step, a += kRows * a_step, factor += kRows;
   };
   if (rows == AttentionTiling<A>::kGroup)
     return some.template operator()<AttentionTiling<A>::kGroup>();
