@@ -393,12 +393,16 @@ class AttentionBlock {
   A factors_[kRowTile + V::kLanes] = {};
 };
 
-/// How one sequence is cut: blocks of rows, and splits of the keys.
+/// How one sequence is cut. An item of work is one split of the keys against the rows of some key
+/// heads (decode), or against a block of rows from the beginning of the sequence and one from its
+/// end: under a causal mask such pairs cost the same.
 struct AttentionCut {
-  index_t heads, head_blocks;     // heads of a block, blocks a group
+  index_t kv_heads, kv_items;     // key heads of an item, items a sequence
+  index_t heads, head_blocks;     // query heads of a block, blocks a group
   index_t queries, query_blocks;  // queries of a block, blocks a sequence
   index_t split, splits;          // keys of a split, splits a sequence
-  index_t items() const { return head_blocks * query_blocks * splits; }  // a kv head
+  index_t pairs() const { return (query_blocks + 1) / 2; }
+  index_t items() const { return kv_items * head_blocks * pairs() * splits; }
 };
 
 namespace detail {
@@ -406,25 +410,41 @@ namespace detail {
 inline constexpr index_t kDecodeRows = 16;    // up to here, dot products beat packing
 inline constexpr index_t kDecodeSplit = 512;  // keys
 inline constexpr index_t kTiledSplit = 2048;
+inline constexpr index_t kEnoughItems = 8;  // for a few threads
+inline constexpr index_t kFewRows = 192;    // of a block, below which packing shows
 
-inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t max_rows,
-                                 index_t blocks_elsewhere) {
+constexpr index_t ceil_div(index_t n, index_t unit) { return (n + unit - 1) / unit; }
+
+inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t kv_heads,
+                                 index_t max_rows, index_t sequences) {
   AttentionCut cut{};
   const bool decode = seq.q_len * group <= kDecodeRows;
   cut.heads = std::min(group, max_rows);
-  cut.head_blocks = (group + cut.heads - 1) / cut.heads;
-  cut.queries =
-      std::min(std::max<index_t>(1, max_rows / cut.heads), std::max<index_t>(1, seq.q_len));
-  const auto blocks = [&] { return (seq.q_len + cut.queries - 1) / cut.queries; };
-  // Enough blocks for a few threads, but none so small that packing shows.
-  while (!decode && blocks_elsewhere * cut.head_blocks * blocks() < 8 &&
-         cut.queries * cut.heads >= 384)
-    cut.queries = (cut.queries + 1) / 2;
-  cut.query_blocks = blocks();
+  cut.head_blocks = ceil_div(group, cut.heads);
+  cut.queries = std::max<index_t>(1, seq.q_len), cut.query_blocks = 1;
+  if (!decode) {
+    index_t blocks = ceil_div(cut.queries, std::max<index_t>(1, max_rows / cut.heads));
+    const auto few = [&](index_t n) {
+      return sequences * kv_heads * cut.head_blocks * ((n + 1) / 2) < kEnoughItems;
+    };
+    while (few(blocks) && cut.queries * cut.heads >= (blocks + 1) * kFewRows) ++blocks;
+    if (blocks > 1) {
+      blocks += blocks % 2;
+      cut.queries = round_up(ceil_div(cut.queries, blocks), AttentionTiling<float>::kGroup);
+      cut.query_blocks = ceil_div(seq.q_len, cut.queries);
+    }
+  }
   cut.split = decode ? kDecodeSplit : kTiledSplit;
   const bool split = decode || (cut.query_blocks == 1 && seq.kv_len >= 2 * kTiledSplit);
-  cut.splits = split ? std::max<index_t>(1, (seq.kv_len + cut.split - 1) / cut.split) : 1;
+  cut.splits = split ? std::max<index_t>(1, ceil_div(seq.kv_len, cut.split)) : 1;
   if (cut.splits == 1) cut.split = std::max<index_t>(1, seq.kv_len);
+  // Decode reads all heads of a token at once, where that leaves enough items.
+  cut.kv_heads = 1;
+  if (decode) {
+    const index_t wanted = ceil_div(kEnoughItems, std::max<index_t>(1, sequences * cut.splits));
+    cut.kv_heads = ceil_div(kv_heads, std::min(wanted, kv_heads));
+  }
+  cut.kv_items = ceil_div(kv_heads, cut.kv_heads);
   return cut;
 }
 
@@ -446,8 +466,9 @@ class AttentionForward {
     const index_t sequences = rapt::detail::sequence_count(args_), heads = args_.q.extent(2);
     if (sequences == 0 || heads == 0 || args_.q.extent(1) == 0) return;
     const index_t dim = args_.q.extent(3), kv_heads = args_.k.extent(2);
+    kv_heads_ = kv_heads;
     group_ = heads / kv_heads;
-    blocks_elsewhere_ = sequences * kv_heads;
+    sequences_ = sequences;
     value_step_ = detail::round_up(args_.v.extent(3), Vec<A>::kLanes);
     // A block's rows stay within 256 KiB of cache: q and o of each.
     const index_t row_bytes = (dim + value_step_) * static_cast<index_t>(sizeof(A));
@@ -463,9 +484,8 @@ class AttentionForward {
     for (index_t s = 0; s < sequences; ++s) {
       const AttentionSequence seq = rapt::detail::sequence_at(args_, s);
       const AttentionCut cut = cut_of(seq);
-      const index_t items = kv_heads * cut.items();
-      first_item_[s + 1] = first_item_[s] + items;
-      first_partial_[s + 1] = first_partial_[s] + items * partial_size(cut);
+      first_item_[s + 1] = first_item_[s] + cut.items();
+      first_partial_[s + 1] = first_partial_[s] + cut.items() * partial_size(cut);
       work += static_cast<double>(seq.q_len) * static_cast<double>(seq.kv_len);
     }
     work *= static_cast<double>(heads * (dim + args_.v.extent(3)));
@@ -487,30 +507,34 @@ class AttentionForward {
   }
 
  private:
-  /// One part of the work: a block of rows against one split of the keys.
+  /// One item of work: see AttentionCut.
   struct Item {
     AttentionSequence seq;
     AttentionCut cut;
-    RowBlock block;
-    index_t kv_head, split;
-    A* partial;  // this item's place among the partial results
+    index_t kv_head, head_block, pair, split;
+    A* partial;  // this item's place among the partial results, a state for each of its kv heads
+    index_t kv_heads(index_t all) const { return std::min(cut.kv_heads, all - kv_head); }
   };
 
   AttentionCut cut_of(const AttentionSequence& seq) const {
-    return detail::cut_sequence(seq, group_, max_rows_, blocks_elsewhere_);
+    return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, sequences_);
   }
-  /// o, m and l of a block; nothing where the keys are not split.
+  /// o, m and l of a block.
+  index_t state_size(const AttentionCut& cut) const {
+    return cut.heads * cut.queries * (value_step_ + 2);
+  }
+  /// Those of an item; nothing where the keys are not split.
   index_t partial_size(const AttentionCut& cut) const {
-    return cut.splits == 1 ? 0 : cut.heads * cut.queries * (value_step_ + 2);
+    return cut.splits == 1 ? 0 : cut.kv_heads * state_size(cut);
   }
 
-  Item locate(index_t item, Scratch<Cpu>& scratch) const {
+  Item locate(index_t item) const {
     index_t s = 0;
     for (index_t end = rapt::detail::sequence_count(args_); end - s > 1;) {
       const index_t middle = (s + end) / 2;
       (first_item_[middle] <= item ? s : end) = middle;  // the last one; empty ones come before it
     }
-    Item at{rapt::detail::sequence_at(args_, s), {}, {}, 0, 0, nullptr};
+    Item at{rapt::detail::sequence_at(args_, s), {}, 0, 0, 0, 0, nullptr};
     at.cut = cut_of(at.seq);
     index_t local = item - first_item_[s];
     at.partial = partials_ + first_partial_[s] + local * partial_size(at.cut);
@@ -520,12 +544,18 @@ class AttentionForward {
       return d;
     };
     at.split = digit(at.cut.splits);
-    const index_t query_block = digit(at.cut.query_blocks), head_block = digit(at.cut.head_blocks);
-    at.kv_head = local;
+    at.pair = digit(at.cut.pairs());
+    at.head_block = digit(at.cut.head_blocks);
+    at.kv_head = local * at.cut.kv_heads;
+    return at;
+  }
 
-    RowBlock& block = at.block;
-    block.head = at.kv_head * group_ + head_block * at.cut.heads;
-    block.heads = std::min(at.cut.heads, group_ - head_block * at.cut.heads);
+  /// The rows of kv head `kv_head` in query block `query_block` of an item.
+  RowBlock block_of(const Item& at, index_t kv_head, index_t query_block,
+                    Scratch<Cpu>& scratch) const {
+    RowBlock block{};
+    block.head = kv_head * group_ + at.head_block * at.cut.heads;
+    block.heads = std::min(at.cut.heads, group_ - at.head_block * at.cut.heads);
     block.i_begin = query_block * at.cut.queries;
     block.queries = std::min(at.cut.queries, at.seq.q_len - block.i_begin);
     block.consecutive = !args_.q_positions;
@@ -533,7 +563,7 @@ class AttentionForward {
     for (index_t i = 0; i < block.queries; ++i)
       positions[i] = query_position(args_, at.seq, block.i_begin + i);
     block.positions = positions;
-    return at;
+    return block;
   }
 
   template <class F>
@@ -545,55 +575,93 @@ class AttentionForward {
   }
 
   void attend_item(index_t item) const {
-    Scratch<Cpu> scratch;
-    const Item at = locate(item, scratch);
-    const index_t rows = at.block.rows();
-    A* o = at.partial;
-    if (at.cut.splits == 1) o = scratch.tensor<A>(Shape<1>{rows * (value_step_ + 2)}).data();
-    A *const m = o + rows * value_step_, *const l = m + rows;
-    const index_t begin = at.split * at.cut.split;
-    const index_t end = std::min(at.seq.kv_len, begin + at.cut.split);
-    const Mask mask = bound(mask_, at.seq);
-    const Score score = bound(score_, at.seq);
-    if (at.seq.q_len * group_ <= detail::kDecodeRows)
-      detail::decode_block(args_, at.seq, mask, score, at.kv_head, at.block, begin, end, o, m, l,
-                           scratch);
-    else
-      Block(args_, at.seq, mask, score, at.kv_head, at.block, scratch).run(begin, end, o, m, l);
-    if (at.cut.splits == 1)
-      finish(at, scratch, [=, this](index_t r) {
-        return detail::RowState<A>{m[r], l[r], o + r * value_step_};
-      });
+    const Item at = locate(item);
+    if (at.seq.q_len * group_ <= detail::kDecodeRows) {
+      decode(at);
+      return;
+    }
+    attend_block(at, at.pair);
+    const index_t other = at.cut.query_blocks - 1 - at.pair;
+    if (other != at.pair) attend_block(at, other);
   }
 
-  /// Splits of one block, in order.
-  void merge_item(index_t item) const {
+  /// The keys of an item's split.
+  PositionRange keys_of_item(const Item& at) const {
+    const index_t begin = at.split * at.cut.split;
+    return {begin, std::min(at.seq.kv_len, begin + at.cut.split)};
+  }
+
+  void attend_block(const Item& at, index_t query_block) const {
     Scratch<Cpu> scratch;
-    const Item at = locate(item, scratch);
+    const RowBlock block = block_of(at, at.kv_head, query_block, scratch);
+    A* state = at.partial;
+    if (at.cut.splits == 1) state = scratch.tensor<A>(Shape<1>{state_size(at.cut)}).data();
+    A *const m = state + block.rows() * value_step_, *const l = m + block.rows();
+    const PositionRange keys = keys_of_item(at);
+    const Mask mask = bound(mask_, at.seq);
+    const Score score = bound(score_, at.seq);
+    Block(args_, at.seq, mask, score, at.kv_head, block, scratch)
+        .run(keys.begin, keys.end, state, m, l);
+    if (at.cut.splits == 1) finish_state(at, at.kv_head, block, state, scratch);
+  }
+
+  void decode(const Item& at) const {
+    Scratch<Cpu> scratch;
+    const RowBlock block = block_of(at, at.kv_head, 0, scratch);
+    const index_t kv_heads = at.kv_heads(kv_heads_), size = state_size(at.cut);
+    A* state = at.partial;
+    if (at.cut.splits == 1) state = scratch.tensor<A>(Shape<1>{kv_heads * size}).data();
+    const PositionRange keys = keys_of_item(at);
+    const Mask mask = bound(mask_, at.seq);
+    const Score score = bound(score_, at.seq);
+    detail::DecodeItem<Args, Mask, Score, A>(args_, at.seq, mask, score, at.kv_head, kv_heads,
+                                             block, state, size, scratch)
+        .run(keys.begin, keys.end);
+    for (index_t h = 0; at.cut.splits == 1 && h < kv_heads; ++h)
+      finish_state(at, at.kv_head + h, block_of(at, at.kv_head + h, 0, scratch), state + h * size,
+                   scratch);
+  }
+
+  /// Splits of the same rows, in order.
+  void merge_item(index_t item) const {
+    const Item at = locate(item);
     if (at.cut.splits == 1 || at.split != 0) return;
-    finish(at, scratch, [&](index_t r) {
-      return detail::merge_row(at.partial, partial_size(at.cut), at.cut.splits, at.block.rows(), r,
-                               value_step_);
+    for (index_t h = 0; h < at.kv_heads(kv_heads_); ++h) {
+      Scratch<Cpu> scratch;
+      const RowBlock block = block_of(at, at.kv_head + h, 0, scratch);
+      A* const first = at.partial + h * state_size(at.cut);
+      finish(at, at.kv_head + h, block, scratch, [&](index_t r) {
+        return detail::merge_row(first, partial_size(at.cut), at.cut.splits, block.rows(), r,
+                                 value_step_);
+      });
+    }
+  }
+
+  void finish_state(const Item& at, index_t kv_head, const RowBlock& block, A* state,
+                    Scratch<Cpu>& scratch) const {
+    const A *const m = state + block.rows() * value_step_, *const l = m + block.rows();
+    finish(at, kv_head, block, scratch, [=, this](index_t r) {
+      return detail::RowState<A>{m[r], l[r], state + r * value_step_};
     });
   }
 
   /// Writes the rows of a block, state(r) each, and what else was asked for.
   template <class State>
-  void finish(const Item& at, Scratch<Cpu>& scratch, State state) const {
-    const index_t rows = at.block.rows();
-    A* const whole = scratch.tensor<A>(Shape<1>{rows}).data();
-    for (index_t r = 0; r < rows; ++r)
-      whole[r] =
-          detail::finish_row(args_, at.seq, at.block.head_of(r), at.block.query_of(r), state(r));
-    if (args_.probabilities) write_probabilities(at, scratch, whole);
+  void finish(const Item& at, index_t kv_head, const RowBlock& block, Scratch<Cpu>& scratch,
+              State state) const {
+    A* const whole = scratch.tensor<A>(Shape<1>{block.rows()}).data();
+    for (index_t r = 0; r < block.rows(); ++r)
+      whole[r] = detail::finish_row(args_, at.seq, block.head_of(r), block.query_of(r), state(r));
+    if (args_.probabilities) write_probabilities(at, kv_head, block, scratch, whole);
   }
 
-  [[gnu::noinline, gnu::cold]] void write_probabilities(const Item& at, Scratch<Cpu>& scratch,
+  [[gnu::noinline, gnu::cold]] void write_probabilities(const Item& at, index_t kv_head,
+                                                        const RowBlock& block,
+                                                        Scratch<Cpu>& scratch,
                                                         const A* denominators) const {
     const Mask mask = bound(mask_, at.seq);
     const Score score = bound(score_, at.seq);
-    Block(args_, at.seq, mask, score, at.kv_head, at.block, scratch)
-        .write_probabilities(denominators);
+    Block(args_, at.seq, mask, score, kv_head, block, scratch).write_probabilities(denominators);
   }
 
   [[gnu::cold]] void clear_probabilities() const {
@@ -607,7 +675,7 @@ class AttentionForward {
   const Args& args_;
   const Mask& mask_;
   const Score& score_;
-  index_t group_ = 1, blocks_elsewhere_ = 1, value_step_ = 0, max_rows_ = 0;
+  index_t group_ = 1, kv_heads_ = 1, sequences_ = 1, value_step_ = 0, max_rows_ = 0;
   index_t *first_item_ = nullptr, *first_partial_ = nullptr;
   A* partials_ = nullptr;
 };

@@ -61,6 +61,18 @@ struct Vec<float> {
     return load(lanes);
   }
   /// Masks: all ones or all zeros in each lane.
+  /// 2 kLanes numbers, the even and the odd ones apart: two instructions instead of four.
+  static void load_even_odd(const bfloat16* p, Vec& even, Vec& odd) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    even.v = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+    odd.v = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(-0x10000)));
+  }
+  /// Even and odd numbers become the first and the second half of a row.
+  static void interleave(Vec& even, Vec& odd) {
+    const __m256 low = _mm256_unpacklo_ps(even.v, odd.v), high = _mm256_unpackhi_ps(even.v, odd.v);
+    even.v = _mm256_permute2f128_ps(low, high, 0x20);
+    odd.v = _mm256_permute2f128_ps(low, high, 0x31);
+  }
   static Vec load_mask(const std::int32_t* p) {
     return {_mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
