@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <map>
 #include <string>
 #include <utility>
@@ -69,21 +70,34 @@ inline double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// The time that this thread has run: on a shared machine the wall clock counts others' work too.
+inline double thread_seconds() {
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+  timespec t{};
+  if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0)
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+#endif
+  return seconds();
+}
+
+/// The clock of a benchmark: of one thread its own time, of several the wall's.
+inline double work_seconds(int threads) { return threads == 1 ? thread_seconds() : seconds(); }
+
 /// Multiply-adds a second of one core, times 2: twelve independent chains of vectors.
 inline double fma_peak() {
   using V = cpu::Vec<float>;
-  constexpr int kChains = 12, kSteps = 100000;
+  constexpr int kChains = 12, kSteps = 30000;
   V sums[kChains];
   for (V& s : sums) s = V::zero();
   const V a = V::broadcast(0.999f), b = V::broadcast(1e-3f);
   double best = 1e9;
   for (int round = 0; round < 7; ++round) {
-    const double start = seconds();
+    const double start = thread_seconds();
     for (int n = 0; n < kSteps; ++n) {
 #pragma GCC unroll 12
       for (int i = 0; i < kChains; ++i) sums[i] = fma(sums[i], a, b);
     }
-    best = std::min(best, seconds() - start);
+    best = std::min(best, thread_seconds() - start);
   }
   V total = V::zero();
   for (const V& s : sums) total = total + s;
@@ -98,16 +112,59 @@ inline double read_rate(const void* data, std::size_t bytes) {
   const std::size_t n = bytes / sizeof(float), step = 8 * V::kLanes;
   V sums[8];
   for (V& s : sums) s = V::zero();
-  const double start = seconds();
+  const double start = thread_seconds();
   for (std::size_t i = 0; i + step <= n; i += step) {
 #pragma GCC unroll 8
     for (std::size_t c = 0; c < 8; ++c) sums[c] = max(sums[c], V::load(p + i + c * V::kLanes));
   }
-  const double took = seconds() - start;
+  const double took = thread_seconds() - start;
   V total = V::zero();
   for (const V& s : sums) total = total + s;
   benchmark::DoNotOptimize(sum(total));
   return static_cast<double>(bytes) / took;
+}
+
+/// The times of a benchmark's iterations, measured by us: best and median beside Google Benchmark's
+/// mean.
+class Times {
+ public:
+  void add(double t) { times_.push_back(t), total_ += t; }
+  double total() const { return total_; }
+  double best() const { return *std::min_element(times_.begin(), times_.end()); }
+  double median() const {
+    std::vector<double> sorted = times_;
+    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+    std::nth_element(sorted.begin(), middle, sorted.end());
+    return *middle;
+  }
+
+ private:
+  std::vector<double> times_;
+  double total_ = 0;
+};
+
+/// Runs `work` in the loop of `state` and measures the peak beside it, again and again: both slow
+/// down together. The share of the peak is that of the best iteration.
+template <class Work>
+void measure_against_peak(benchmark::State& state, int threads, double flop, Work work) {
+  Times times;
+  double peak = fma_peak(), next = 0.05;
+  for (auto _ : state) {
+    const double start = work_seconds(threads);
+    work();
+    const double took = work_seconds(threads) - start;
+    state.SetIterationTime(took);
+    times.add(took);
+    if (times.total() > next) {
+      peak = std::max(peak, fma_peak());
+      next = times.total() + 0.05;
+    }
+  }
+  peak = std::max(peak, fma_peak());
+  state.counters["FLOP/s"] =
+      benchmark::Counter(flop, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["peak_share"] = flop / (times.best() * peak * threads);
+  state.counters["median_share"] = flop / (times.median() * peak * threads);
 }
 
 /// Takes --case NAME out of the arguments, registers those cases, or the built-in ones, and runs.

@@ -1,11 +1,11 @@
-// attention() for one new token against a cache. Bound by reading K and V once: read bytes/s, and
-// peak_share, the part of the rate at which one core reads the same bytes and does nothing with
-// them.
+// attention() for one new token, or a few, against a cache. Bound by reading K and V once: read
+// bytes/s, and peak_share, the part of the rate at which one core reads as many bytes (measured
+// between the iterations, on the next keys and values) and does nothing with them. Medians.
 //
-//   state:hot   one cache, over and over     cold   as many caches as it takes to leave every cache
-//   level cache:contiguous   rows one after the other     rolling   a ring, with the positions of
-//   its slots
-//         paged        pages of 16 tokens in a shuffled order
+//   state   hot: one cache, over and over       cold: as many caches as it takes to leave every
+//           level below the last
+//   cache   contiguous: rows one after the other       rolling: a ring, with its slots' positions
+//           paged: pages of 16 tokens in a shuffled order
 #include "bench_case.hpp"
 #include "rapt/attention/attention.hpp"
 #include "rapt/core/random.hpp"
@@ -72,19 +72,25 @@ void decode(benchmark::State& state, const Case& c) {
 
   const int before = num_threads();
   set_num_threads(threads);
-  double reading = 0;
-  for (int round = 0; round < 3; ++round)
-    for (std::size_t n = 0; n < copies; ++n)
-      reading = std::max(reading, read_rate(keys[n].data(), keys[n].bytes()));
+  Times reading, attending;
   std::size_t at = 0;
+  const auto next = [&] { at = at + 1 == copies ? 0 : at + 1; };
   for (auto _ : state) {
+    const double start = work_seconds(threads);
     if (window < kv_len)
       attention(out, q, keys[at], values[at], Causal{} & SlidingWindow{window}, Identity{},
                 options);
     else
       attention(out, q, keys[at], values[at], Causal{}, Identity{}, options);
     benchmark::DoNotOptimize(out.data());
-    at = at + 1 == copies ? 0 : at + 1;
+    const double took = work_seconds(threads) - start;
+    state.SetIterationTime(took);
+    attending.add(took);
+    next();
+    reading.add(
+        static_cast<double>(keys[at].bytes()) / read_rate(keys[at].data(), keys[at].bytes()) +
+        static_cast<double>(values[at].bytes()) / read_rate(values[at].data(), values[at].bytes()));
+    next();
   }
   set_num_threads(before);
   const double seen =
@@ -95,7 +101,10 @@ void decode(benchmark::State& state, const Case& c) {
   state.counters["FLOP/s"] = rate(4.0 * static_cast<double>(batch * q_len * heads * dim * window));
   state.counters["bytes/s"] = rate(seen);
   state.counters["tokens/s"] = rate(static_cast<double>(batch * q_len));
-  state.counters["peak_share"] = rate(seen / (reading * threads));
+  const double part = seen / static_cast<double>(bytes);
+  state.counters["read_bytes/s"] = static_cast<double>(bytes) / reading.median();
+  state.counters["peak_share"] =
+      part * reading.median() / (attending.median() * static_cast<double>(threads));
 }
 
 void run(benchmark::State& state, const Case& c) {
@@ -111,11 +120,13 @@ void run(benchmark::State& state, const Case& c) {
 }
 
 std::string name_of_case(const char* dtype, int heads, int kv_heads, int dim, int kv_len,
-                         const char* cache, const char* temperature) {
+                         const char* cache, const char* temperature, int q_len = 1,
+                         int threads = 1) {
   return std::string("decode/dtype:") + dtype + "/batch:1/heads:" + std::to_string(heads) +
          "/kv_heads:" + std::to_string(kv_heads) + "/head_dim:" + std::to_string(dim) +
-         "/q_len:1/kv_len:" + std::to_string(kv_len) + "/mask:causal/cache:" + cache +
-         "/state:" + temperature + "/threads:1";
+         "/q_len:" + std::to_string(q_len) + "/kv_len:" + std::to_string(kv_len) +
+         "/mask:causal/cache:" + cache + "/state:" + temperature +
+         "/threads:" + std::to_string(threads);
 }
 
 }  // namespace
@@ -129,9 +140,15 @@ int main(int argc, char** argv) {
     cases.push_back(name_of_case(dtype, 8, 2, 64, 8192, "contiguous", "cold"));
     cases.push_back(name_of_case(dtype, 32, 8, 128, 8192, "contiguous", "cold"));
   }
-  cases.push_back(name_of_case("fp32", 8, 2, 64, 2048, "rolling", "hot"));
-  cases.push_back(name_of_case("fp32", 8, 2, 64, 2048, "paged", "hot"));
-  cases.push_back(name_of_case("fp32", 8, 2, 64, 8192, "paged", "cold"));
+  for (const char* cache : {"rolling", "paged"}) {
+    cases.push_back(name_of_case("fp32", 8, 2, 64, 2048, cache, "hot"));
+    cases.push_back(name_of_case("fp32", 8, 2, 64, 8192, cache, "cold"));
+    cases.push_back(name_of_case("bf16", 8, 2, 64, 8192, cache, "cold"));
+  }
+  for (const char* dtype : {"fp32", "bf16"})
+    for (const int q_len : {4, 16})
+      cases.push_back(name_of_case(dtype, 8, 2, 64, 2048, "contiguous", "hot", q_len));
+  cases.push_back(name_of_case("fp32", 8, 2, 64, 8192, "contiguous", "cold", 1, 2));
   return main_of(argc, argv, cases, [](const std::string& name) {
     const Case c(name, {{"pass", "forward"},
                         {"dtype", "fp32"},
@@ -146,7 +163,7 @@ int main(int argc, char** argv) {
                         {"state", "hot"},
                         {"threads", "1"}});
     benchmark::RegisterBenchmark(name.c_str(), [c](benchmark::State& state) { run(state, c); })
-        ->UseRealTime()
+        ->UseManualTime()
         ->Unit(benchmark::kMicrosecond);
   });
 }

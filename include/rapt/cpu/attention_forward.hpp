@@ -421,7 +421,7 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
   const bool decode = seq.q_len * group <= kDecodeRows;
   cut.heads = std::min(group, max_rows);
   cut.head_blocks = ceil_div(group, cut.heads);
-  cut.queries = std::max<index_t>(1, seq.q_len), cut.query_blocks = 1;
+  cut.queries = std::max<index_t>(1, seq.q_len);
   if (!decode) {
     index_t blocks = ceil_div(cut.queries, std::max<index_t>(1, max_rows / cut.heads));
     const auto few = [&](index_t n) {
@@ -431,9 +431,9 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
     if (blocks > 1) {
       blocks += blocks % 2;
       cut.queries = round_up(ceil_div(cut.queries, blocks), AttentionTiling<float>::kGroup);
-      cut.query_blocks = ceil_div(seq.q_len, cut.queries);
     }
   }
+  cut.query_blocks = ceil_div(seq.q_len, cut.queries);
   cut.split = decode ? kDecodeSplit : kTiledSplit;
   const bool split = decode || (cut.query_blocks == 1 && seq.kv_len >= 2 * kTiledSplit);
   cut.splits = split ? std::max<index_t>(1, ceil_div(seq.kv_len, cut.split)) : 1;
