@@ -34,6 +34,10 @@ missing_packages() {
         have_file gmock/gmock.h || echo libgmock-dev
         have_file benchmark/benchmark.h || echo libbenchmark-dev
         have_file rapidcheck.h || echo librapidcheck-dev ;;
+      cross)  # the other processor's compiler and its emulator, for tests/isa
+        [ "$(uname -m)" != x86_64 ] || command -v aarch64-linux-gnu-g++ >/dev/null || echo g++-aarch64-linux-gnu
+        [ "$(uname -m)" != x86_64 ] || command -v qemu-aarch64-static qemu-aarch64 >/dev/null ||
+          echo qemu-user-static ;;
       download)
         python3 -m pip --version >/dev/null 2>&1 || echo python3-pip ;;
     esac

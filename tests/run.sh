@@ -23,6 +23,7 @@ for flag in "$@"; do
 done
 
 install_missing build tests download
+[ $mode != all ] || install_missing cross
 jobs=${RAPT_JOBS:-$(compile_jobs)}
 passed=0 failed=0 skipped=0
 stage() { printf '\n==== %s (%ds)\n' "$*" "$SECONDS"; }
@@ -83,7 +84,7 @@ sanitize() {
   cmake --build "$build" -j "$jobs" --target "${targets[@]}" || { broken "building $preset"; return; }
   labels=$(IFS='|'; echo "^($*)\$")
   ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
-    run_tests "$build" -L "$labels" -LE 'install|headers|readme|model'
+    run_tests "$build" -L "$labels" -LE 'install|headers|isa|readme|model'
 }
 
 if [ $mode = sanitize ]; then
@@ -103,7 +104,7 @@ else
   if cmake --preset release -DRAPT_TESTS=ON -DRAPT_BENCH=ON -DRAPT_EXAMPLES=ON \
       -DRAPT_CUDA=AUTO && cmake --build build -j "$jobs"; then
     stage "release tests"
-    if [ $mode = quick ]; then run_tests build -LE 'install|headers|slow|model'; else run_tests build; fi
+    if [ $mode = quick ]; then run_tests build -LE 'install|headers|isa|slow|model'; else run_tests build; fi
   else
     broken "release build"
   fi

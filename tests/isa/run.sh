@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# The CPU's kernels for processors that this machine's own build is not for: each instruction set
+# compiles the tests of the kernels, and runs them where this processor has it, or an emulator does.
+#
+#   portable      -march=x86-64       SSE2, no vectors of our own
+#   avx2          -march=x86-64-v3
+#   avx512        -march=x86-64-v4    without bf16 and without integer dot products
+#   neon          aarch64, by a cross compiler, under qemu's user mode
+#
+#   tests/isa/run.sh [COMPILER]       RAPT_JOBS compilers at once
+#
+# A set that cannot be run is compiled; NEON is left out where there is no cross compiler.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+compiler=${1:-c++}
+jobs=${RAPT_JOBS:-$(nproc)}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+has() { grep -qw "$1" /proc/cpuinfo 2>/dev/null; }
+
+# Kernels against their oracles. Under the emulator some take minutes: FILTER keeps those short.
+tests=(cpu/simd cpu/matmul attention/forward attention/decode attention/score)
+for more in attention/backward cpu/quantized_matmul; do
+  [ ! -e "tests/${more}_test.cpp" ] || tests+=("$more")
+done
+
+eigen=$(for d in /usr/local/include/eigen3 /usr/include/eigen3; do
+  [ ! -d $d ] || echo "-isystem $d"
+done | head -1)
+flags="-std=c++20 -O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror -I include -I tests $eigen"
+version=$($compiler -dumpfullversion 2>/dev/null || true)
+# g++ 12 miscompiles constant structs with AVX-512 (tests/core/compiler_test.cpp).
+pieces=
+case $version in 12.*) pieces="-mmove-max=128 -mstore-max=128" ;; esac
+launcher=$(command -v ccache || true)
+
+failed=0
+job() { echo "$*" >>"$scratch/jobs"; }
+run_jobs() {
+  local status=0
+  # Each line is a shell command; what it prints is kept together.
+  xargs -r -d '\n' -P "$jobs" -I{} bash -c '{} >"$0.$$" 2>&1 || { echo "FAILED: {}" | cut -c1-300; tail -30 "$0.$$"; exit 1; }' \
+    "$scratch/log" <"$scratch/jobs" || status=1
+  : >"$scratch/jobs"
+  [ $status = 0 ] || failed=1
+}
+: >"$scratch/jobs"
+
+sets=()
+if [ "$(uname -m)" = x86_64 ]; then sets+=(portable avx2 avx512); fi
+cross=$(command -v aarch64-linux-gnu-g++ || true)
+emulator=$(command -v qemu-aarch64-static || command -v qemu-aarch64 || true)
+if [ -n "$cross" ] && [ -d /usr/src/googletest/googletest ]; then
+  sets+=(neon)
+else
+  echo "no cross compiler for aarch64 (Debian: g++-aarch64-linux-gnu, libgtest-dev): neon is left out"
+fi
+
+for set in "${sets[@]}"; do
+  with=$compiler more= libraries="-lgmock -lgtest -lgtest_main"
+  case $set in
+    portable) more="-march=x86-64" ;;
+    avx2) more="-march=x86-64-v3" ;;
+    avx512) more="-march=x86-64-v4 $pieces" ;;
+    neon)
+      with=$cross
+      # GoogleTest from its sources, for the other machine.
+      for part in googletest/src/gtest-all googlemock/src/gmock-all googletest/src/gtest_main; do
+        job "$with -std=c++20 -O1 -I /usr/src/googletest/googletest/include -I /usr/src/googletest/googlemock/include -I /usr/src/googletest/googletest -I /usr/src/googletest/googlemock -c /usr/src/googletest/$part.cc -o $scratch/$(basename $part).o"
+      done
+      more="-isystem /usr/src/googletest/googletest/include -isystem /usr/src/googletest/googlemock/include"
+      libraries="$scratch/gtest-all.o $scratch/gmock-all.o $scratch/gtest_main.o -static" ;;
+  esac
+  for test in "${tests[@]}"; do
+    job "$launcher $with $flags $more -c tests/${test}_test.cpp -o $scratch/$set-${test/\//-}.o"
+  done
+done
+run_jobs
+[ $failed = 0 ] || { echo "not everything compiles"; exit 1; }
+
+ran=0
+for set in "${sets[@]}"; do
+  with=$compiler libraries="-lgmock -lgtest -lgtest_main" under= able=yes filter='*'
+  case $set in
+    avx2) has avx2 && has fma || able=no ;;
+    avx512) has avx512vl && has avx512bw && has avx512dq || able=no ;;
+    neon)
+      with=$cross libraries="$scratch/gtest-all.o $scratch/gmock-all.o $scratch/gtest_main.o -static"
+      under=$emulator
+      filter='*-*Threads*:*Property*:*Random*'
+      [ -n "$emulator" ] || able=no ;;
+  esac
+  echo "-- $set: ${#tests[@]} tests compiled$([ $able = yes ] && echo ', running' || echo ', no processor here that has it')"
+  for test in "${tests[@]}"; do
+    program=$scratch/$set-${test/\//-}
+    $with "$program.o" $libraries -pthread -o "$program" || { failed=1; continue; }
+    [ $able = no ] || { job "$under $program --gtest_brief=1 --gtest_filter='$filter'"; ran=$((ran + 1)); }
+  done
+done
+run_jobs
+[ $failed = 0 ] && echo "$ran programs passed"
+exit $failed
