@@ -57,7 +57,7 @@ else
 fi
 
 for set in "${sets[@]}"; do
-  with=$compiler more= libraries="-lgmock -lgtest -lgtest_main"
+  with=$compiler more=
   case $set in
     portable) more="-march=x86-64" ;;
     avx2) more="-march=x86-64-v3" ;;
@@ -68,8 +68,7 @@ for set in "${sets[@]}"; do
       for part in googletest/src/gtest-all googlemock/src/gmock-all googletest/src/gtest_main; do
         job "$with -std=c++20 -O1 -I /usr/src/googletest/googletest/include -I /usr/src/googletest/googlemock/include -I /usr/src/googletest/googletest -I /usr/src/googletest/googlemock -c /usr/src/googletest/$part.cc -o $scratch/$(basename $part).o"
       done
-      more="-isystem /usr/src/googletest/googletest/include -isystem /usr/src/googletest/googlemock/include"
-      libraries="$scratch/gtest-all.o $scratch/gmock-all.o $scratch/gtest_main.o -static" ;;
+      more="-isystem /usr/src/googletest/googletest/include -isystem /usr/src/googletest/googlemock/include" ;;
   esac
   for test in "${tests[@]}"; do
     job "$launcher $with $flags $more -c tests/${test}_test.cpp -o $scratch/$set-${test/\//-}.o"
@@ -85,8 +84,8 @@ for set in "${sets[@]}"; do
     avx2) has avx2 && has fma || able=no ;;
     avx512) has avx512vl && has avx512bw && has avx512dq || able=no ;;
     neon)
-      with=$cross libraries="$scratch/gtest-all.o $scratch/gmock-all.o $scratch/gtest_main.o -static"
-      under=$emulator
+      with=$cross libraries="$scratch/gtest-all.o $scratch/gmock-all.o $scratch/gtest_main.o"
+      under="$emulator -L /usr/aarch64-linux-gnu"
       filter='*-*Threads*:*Property*:*Random*'
       [ -n "$emulator" ] || able=no ;;
   esac
