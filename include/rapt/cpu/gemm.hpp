@@ -81,7 +81,8 @@ struct ProductWeights {
 
 namespace detail {
 
-constexpr index_t ceil_div(index_t n, index_t unit) { return (n + unit - 1) / unit; }
+/// Blocks of `unit` that cover n.
+constexpr index_t blocks_of(index_t n, index_t unit) { return (n + unit - 1) / unit; }
 
 /// Lanes [0, n) of p, converted; a whole load where there are enough.
 template <class V, class T>
@@ -209,10 +210,10 @@ inline void transpose_lines(To* to, index_t to_stride, index_t lines, index_t le
 template <class T, class Stored>
 [[gnu::noinline]] void pack_panel(Stored* to, MatrixRef<T> b, index_t columns, index_t depth) {
   using V = Vec<accumulate_t<T>>;
-  const index_t width = ceil_div(columns, V::kLanes) * V::kLanes;
+  const index_t width = blocks_of(columns, V::kLanes) * V::kLanes;
   if constexpr (std::is_same_v<Stored, Bfloat16Pair>) {
     using U = Vec<Stored>;
-    const index_t units = ceil_div(depth, 2);
+    const index_t units = blocks_of(depth, 2);
     for (index_t v = 0; v < columns; v += V::kLanes) {
       const index_t lines = std::min<index_t>(V::kLanes, columns - v);
       if (b.by_rows) {
@@ -251,7 +252,7 @@ bool rows_fit(MatrixRef<T> a, index_t k) {
 template <class E>
 index_t packed_row_stride(index_t k) {
   constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(E));
-  const index_t stride = ceil_div(k, kLine) * kLine;
+  const index_t stride = blocks_of(k, kLine) * kLine;
   return stride % (8 * kLine) == 0 ? stride + kLine : stride;
 }
 
@@ -269,7 +270,7 @@ template <class T, class F = ProductFormat<T>>
     using U = Vec<typename F::Unit>;
     constexpr index_t kStep = 2 * U::kLanes;
     for (index_t l = 0; l < k; l += kStep)
-      transpose_lines<U>(to + l, stride, ceil_div(std::min(kStep, k - l), 2), m,
+      transpose_lines<U>(to + l, stride, blocks_of(std::min(kStep, k - l), 2), m,
                          [&](index_t c, index_t i, index_t n) {
                            const T* const even = a.at(i, l + 2 * c);
                            return U::interleave(even, l + 2 * c + 1 < k ? even + a.outer : nullptr,
@@ -306,7 +307,7 @@ struct Product {
   const Sum* bias;  // [n] or null
   bool accumulate;
 
-  index_t units() const { return ceil_div(k, F::kDepth); }
+  index_t units() const { return blocks_of(k, F::kDepth); }
   /// Whether packing b would cost more than it saves: few rows, and b lies by rows, as in a panel.
   bool reads_rows_of_b() const {
     return !F::kPairs && b.packed == nullptr && b.plain.by_rows && m <= F::kRows;
@@ -327,14 +328,14 @@ struct Product {
     const bool in_place = std::is_same_v<Stored, T> && reads_rows_of_b();
     const index_t rows = row_end - row;
     const index_t strip =
-        std::min(strip_columns(), ceil_div(column_end - column, F::kPanel) * F::kPanel);
+        std::min(strip_columns(), blocks_of(column_end - column, F::kPanel) * F::kPanel);
     // Rearranged rows of a stay in L2 where sums can wait in out, and hold all of k elsewhere.
     index_t span = std::max<index_t>(1, units());
     if (pack_a && kDirect) {
       const index_t fits = F::kRowsBytes / (static_cast<index_t>(sizeof(typename F::Unit)) *
                                             std::max(rows, F::kRowBlock / 2));
       constexpr index_t kWhole = AmxTiles::kUnits;  // groups that are summed apart stay whole
-      span = ceil_div(ceil_div(span, ceil_div(span, fits)), kWhole) * kWhole;
+      span = blocks_of(blocks_of(span, blocks_of(span, fits)), kWhole) * kWhole;
     }
     const index_t block = std::min(span, F::kDepthBlock);
 
@@ -405,7 +406,7 @@ struct Product {
                 index_t a_stride, index_t column_end, index_t depth, const Panel& panel) const {
     static constexpr Sum kZeros[F::kPanel] = {};
     // Tiles of about equal height: 9 rows are 5 and 4.
-    const index_t tiles = ceil_div(at.rows, multiplier.rows());
+    const index_t tiles = blocks_of(at.rows, multiplier.rows());
     const index_t height = at.rows / tiles, taller = at.rows % tiles;
     index_t r = 0;
     for (index_t tile = 0; tile < tiles; ++tile) {
@@ -413,7 +414,7 @@ struct Product {
       const Element* const from = rows_of_a + r * a_stride;
       for (index_t j = at.column; j < column_end; j += F::kPanel) {
         const index_t columns = std::min(F::kPanel, column_end - j);
-        const index_t vectors = ceil_div(columns, F::kLanes), width = vectors * F::kLanes;
+        const index_t vectors = blocks_of(columns, F::kLanes), width = vectors * F::kLanes;
         const auto from_b = panel(j, width);
         Out* const to = out + (at.row + r) * out_stride + j;
         if constexpr (kDirect)
@@ -442,7 +443,7 @@ struct Product {
   /// Units [u, u + depth) of the columns from j on, in the form that is multiplied.
   template <class Stored>
   void fill_panel(Stored* to, index_t j, index_t columns, index_t u, index_t depth) const {
-    const index_t width = ceil_div(columns, F::kLanes) * F::kLanes;
+    const index_t width = blocks_of(columns, F::kLanes) * F::kLanes;
     const index_t l = u * F::kDepth, elements = std::min(depth * F::kDepth, k - l);
     if (b.packed == nullptr)
       pack_panel(to, MatrixRef<T>{b.plain.at(l, j), b.plain.outer, b.plain.by_rows}, columns,
@@ -479,14 +480,14 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
 
   // Few large blocks pack least; all threads need some. No sum depends on where the cuts are.
   const auto even = [](index_t extent, index_t limit, index_t unit) {
-    const index_t parts = detail::ceil_div(extent, limit);
-    return detail::ceil_div(detail::ceil_div(extent, parts), unit) * unit;
+    const index_t parts = detail::blocks_of(extent, limit);
+    return detail::blocks_of(detail::blocks_of(extent, parts), unit) * unit;
   };
   const index_t tile = detail::TileMultiplier<F>::rows();
   index_t rows = even(m, b.packed == nullptr ? F::kRowBlock : F::kPackedRowBlock, tile);
   index_t columns = even(n, n, F::kPanel);
-  const auto row_blocks = [&] { return detail::ceil_div(m, rows); };
-  const auto tasks = [&] { return row_blocks() * detail::ceil_div(n, columns); };
+  const auto row_blocks = [&] { return detail::blocks_of(m, rows); };
+  const auto tasks = [&] { return row_blocks() * detail::blocks_of(n, columns); };
   const index_t wanted = num_threads() == 1 ? 1 : 3 * num_threads();
   while (tasks() < wanted && (rows > 64 || columns > F::kPanel)) {
     if (rows > 64 && rows >= columns)
@@ -515,16 +516,16 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
 template <class T>
 index_t packed_size(index_t k, index_t n) {
   using F = ProductFormat<T>;
-  return detail::ceil_div(k, F::kDepth) * detail::ceil_div(n, F::kLanes) * F::kLanes;
+  return detail::blocks_of(k, F::kDepth) * detail::blocks_of(n, F::kLanes) * F::kLanes;
 }
 
 /// b [k, n] in the order in which `product` reads it; to has packed_size<T>(k, n) elements.
 template <class T>
 void pack_columns(PackedElement<T>* to, MatrixRef<T> b, index_t k, index_t n) {
   using F = ProductFormat<T>;
-  parallel_for(detail::ceil_div(n, F::kPanel), [&](index_t panel) {
+  parallel_for(detail::blocks_of(n, F::kPanel), [&](index_t panel) {
     const index_t j = panel * F::kPanel;
-    detail::pack_panel(to + j * detail::ceil_div(k, F::kDepth),
+    detail::pack_panel(to + j * detail::blocks_of(k, F::kDepth),
                        MatrixRef<T>{b.at(0, j), b.outer, b.by_rows},
                        std::min<index_t>(F::kPanel, n - j), k);
   });
