@@ -63,13 +63,16 @@ inline void code_row(std::uint8_t* tile, index_t rows, index_t r, const float* x
   constexpr int kVectors = kColumns / V::kLanes;
   constexpr float kSmallest =
       1e-35f;  // below it 127 / amax overflows; such a block counts as zeros
+  const index_t stride = rows * coded_row_bytes(kColumns);
   const V zero = V::zero();
+  V poison = zero;  // NaN once a value was NaN or infinite
   for (index_t b = 0; b < columns / kColumns; ++b, x += kColumns) {
-    V values[kVectors], amax = zero, poison = zero;
+    V values[kVectors], amax = zero;
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       values[v] = V::load(x + v * V::kLanes);
       amax = max(max(values[v], zero - values[v]), amax);
-      poison = fma(values[v], zero, poison);  // NaN where a value is NaN or infinite
+      poison = fma(values[v], zero, poison);
     }
     const float largest_value = largest(amax);
     const bool is_zero = !(largest_value > kSmallest);
@@ -77,21 +80,27 @@ inline void code_row(std::uint8_t* tile, index_t rows, index_t r, const float* x
     const V inverse = V::broadcast(is_zero ? 0.f : 127.f / largest_value);
     alignas(64) std::int8_t codes[kColumns];
     V halves[2] = {zero, zero};
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const V code = round(values[v] * inverse);
       store_int8(codes + v * V::kLanes, code);
-      halves[v / (kVectors / 2)] = halves[v / (kVectors / 2)] + code;
+      V& half_sum = halves[v / (kVectors / 2)];
+      half_sum = half_sum + code;
     }
-    const float a = step + sum(poison), lower = a * sum(halves[0]), upper = a * sum(halves[1]);
-    std::uint8_t* at = tile + b * rows * (coded_row_bytes(kColumns));
+    const float lower = sum(halves[0]), upper = sum(halves[1]);
+    std::uint8_t* at = tile + b * stride;
+#pragma GCC unroll 8
     for (int quad = 0; quad < 8; ++quad)
       std::memcpy(at + 4 * (quad * rows + r), codes + 4 * quad, 4);
     float* scales = reinterpret_cast<float*>(at + kColumns * rows) + r;
-    scales[0] = a;
-    scales[rows] = lower;
-    scales[2 * rows] = upper;
-    scales[3 * rows] = a * (sum(halves[0]) + sum(halves[1]));
+    scales[0] = step;
+    scales[rows] = step * lower;
+    scales[2 * rows] = step * upper;
+    scales[3 * rows] = step * (lower + upper);
   }
+  if (sum(poison) == 0) return;
+  for (index_t b = 0; b < columns / kColumns; ++b)
+    *(reinterpret_cast<float*>(tile + b * stride + kColumns * rows) + r) = sum(poison);
 }
 
 // ---- one panel ----
@@ -254,11 +263,21 @@ PanelKernel panel_kernel(BlockFormat format, index_t rows) {
 /// to[j] = sums[j] (+ bias[j]) (+ to[j]), rounded once.
 template <class T>
 void finish_row(T* to, const float* sums, index_t n, const float* bias, bool accumulate) {
-  for (index_t j = 0; j < n; ++j) {
-    float sum = sums[j];
-    if (bias != nullptr) sum += bias[j];
-    if (accumulate) sum += convert<float>(to[j]);
-    to[j] = convert<T>(sum);
+  if constexpr (sizeof(T) <= sizeof(float)) {
+    using V = Vec<float>;
+    for (index_t j = 0; j < n; j += V::kLanes) {
+      const index_t rest = std::min<index_t>(V::kLanes, n - j);
+      V sum = V::load(sums + j);
+      if (bias != nullptr) sum = sum + V::load(bias + j, rest);
+      if (rest == V::kLanes)
+        (accumulate ? sum + V::load(to + j) : sum).store(to + j);
+      else
+        (accumulate ? sum + V::load(to + j, rest) : sum).store(to + j, rest);
+    }
+  } else {
+    for (index_t j = 0; j < n; ++j)
+      to[j] =
+          static_cast<T>(sums[j] + (bias != nullptr ? bias[j] : 0.f)) + (accumulate ? to[j] : T{0});
   }
 }
 
