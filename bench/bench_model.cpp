@@ -6,8 +6,8 @@
 //
 //   name     smollm2-135m, gemma3-270m: skipped where the file is not there
 //            mha, gqa, mqa: one size (d_model 512, 8 layers, 8 query heads) with 8, 2, 1 kv heads
-//   weights  blocks: the file's quantized blocks; fp32, bf16: dequantized, activations of that type
-//   cached   no: the whole text runs again for one token
+//   weights  blocks: the file's quantized blocks, fp32 activations, cache of fp16; fp32, bf16:
+//   dequantized, activations of that type cached   no: the whole text runs again for one token
 //
 // A decoded token is bound by reading the weights and the keys and values once: bytes/s, and
 // peak_share, the part of the rate at which one core reads as many bytes and does nothing with
@@ -85,7 +85,7 @@ std::vector<std::int32_t> text_of(index_t tokens, index_t vocab) {
   return ids;
 }
 
-template <class T>
+template <class T, class E>
 void run_model(benchmark::State& state, const Case& c) {
   nn::Transformer<T>* model = model_of<T>(c);
   if (model == nullptr) {
@@ -104,7 +104,7 @@ void run_model(benchmark::State& state, const Case& c) {
     return benchmark::Counter(amount, benchmark::Counter::kIsIterationInvariantRate);
   };
 
-  Session<T> session(*model, 1, context + 256, prefill || cached);
+  Session<T, Cpu, E> session(*model, 1, context + 256, prefill || cached);
   const auto text = text_of(context, vocab);
   if (prefill) {
     for (auto _ : state) {
@@ -148,10 +148,12 @@ void run_model(benchmark::State& state, const Case& c) {
 
 void run(benchmark::State& state, const Case& c) {
   const std::string& weights = c.text("weights");
-  if (weights == "fp32" || weights == "blocks")
-    run_model<float>(state, c);
+  if (weights == "blocks")
+    run_model<float, half>(state, c);
+  else if (weights == "fp32")
+    run_model<float, float>(state, c);
   else if (weights == "bf16")
-    run_model<bfloat16>(state, c);
+    run_model<bfloat16, bfloat16>(state, c);
   else
     c.refuse("weights", "blocks, fp32 or bf16");
 }

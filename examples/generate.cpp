@@ -86,6 +86,25 @@ class Run {
   }
 
   void once() {
+    with_cache([this](auto element) { once_with<decltype(element)>(); });
+  }
+  /// A conversation: the cache keeps what was said, so each turn feeds only what is new.
+  void chat() {
+    with_cache([this](auto element) { chat_with<decltype(element)>(); });
+  }
+
+ private:
+  /// f(E{}) with the element type of the cache: that of the activations, but half where weights are
+  /// quantized blocks and activations fp32.
+  template <class F>
+  void with_cache(F&& f) {
+    if constexpr (std::is_same_v<T, float> && MultipliesBlocks<B, T>)
+      if (model_.is_quantized()) return f(half{});
+    f(T{});
+  }
+
+  template <class E>
+  void once_with() {
     const std::vector<Ids> prompts = prompt_ids();
     index_t longest = 0;
     for (const Ids& ids : prompts) {
@@ -94,7 +113,7 @@ class Run {
     }
     const index_t room = capacity(longest);
     if (!flags_.logits_file.empty()) save_logits(prompts);
-    Session<T, B> session(model_, static_cast<index_t>(prompts.size()), room, !flags_.no_cache);
+    Session<T, B, E> session(model_, static_cast<index_t>(prompts.size()), room, !flags_.no_cache);
     catch_interrupt();
 
     const double start = now();
@@ -124,11 +143,11 @@ class Run {
     report(prompts, texts, result, session, prefill_seconds);
   }
 
-  /// A conversation: the cache keeps what was said, so each turn feeds only what is new.
-  void chat() {
+  template <class E>
+  void chat_with() {
     ChatSession chat(tokenizer_, ChatFormat::detect(tokenizer_.chat_template()), flags_.system);
     const index_t room = capacity(1, /*whole=*/true);
-    Session<T, B> session(model_, 1, room, !flags_.no_cache);
+    Session<T, B, E> session(model_, 1, room, !flags_.no_cache);
     const bool terminal = ::isatty(0) != 0;
     std::string line;
     for (;;) {
@@ -159,7 +178,6 @@ class Run {
     if (terminal) std::fputs("\n", stderr);
   }
 
- private:
   std::vector<Ids> prompt_ids() const {
     if (!flags_.ids.empty()) {
       for (const std::int32_t id : flags_.ids)
@@ -216,8 +234,9 @@ class Run {
     out.finish();
   }
 
+  template <class E>
   void report(const std::vector<Ids>& prompts, const std::vector<std::string>& texts,
-              const GenerateResult& result, Session<T, B>& session, double prefill_seconds) {
+              const GenerateResult& result, Session<T, B, E>& session, double prefill_seconds) {
     const auto rows = static_cast<index_t>(prompts.size());
     index_t prompt_tokens = 0;
     for (const Ids& ids : prompts) prompt_tokens += static_cast<index_t>(ids.size());
@@ -251,7 +270,8 @@ class Run {
     if (flags_.stats && session.length() > 0) print_stats(session, prefill_rate, decode_rate);
   }
 
-  void print_stats(Session<T, B>& session, double prefill_rate, double decode_rate) {
+  template <class E>
+  void print_stats(Session<T, B, E>& session, double prefill_rate, double decode_rate) {
     std::fprintf(stderr, "prefill   %10.1f tokens/s\ndecode    %10.1f tokens/s %s\n", prefill_rate,
                  decode_rate, session.cached() ? "with the cache" : "without a cache");
     if (!session.cached()) return;
@@ -259,7 +279,7 @@ class Run {
     std::vector<Ids> whole;
     for (index_t row = 0; row < session.batch(); ++row)
       whole.emplace_back(session.text(row).begin(), session.text(row).end());
-    Session<T, B> uncached(model_, session.batch(), session.capacity(), false);
+    Session<T, B, E> uncached(model_, session.batch(), session.capacity(), false);
     const double start = now();
     uncached.feed(whole);
     const double rate = per_second(session.batch(), now() - start);

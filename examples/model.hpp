@@ -19,8 +19,10 @@ struct ComputeFlags {
   int threads = 0;
 
   void declare(CLI::App& app) {
-    app.add_option("--dtype", dtype,
-                   "Element type of weights, activations and cache; fp32 unless given")
+    app.add_option(
+           "--dtype", dtype,
+           "Element type of weights, activations and cache; unless given fp32, and fp16 for "
+           "the cache beside quantized blocks")
         ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
     app.add_option("--backend", backend, "Where to compute")->check(CLI::IsMember({"cpu", "cuda"}));
     app.add_option(

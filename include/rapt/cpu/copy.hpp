@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rapt/core/backend.hpp"
+#include "rapt/cpu/rows.hpp"
 
 namespace rapt {
 
@@ -9,7 +10,13 @@ namespace detail {
 
 template <class To, class From>
 void copy_row(To* to, index_t to_stride, const From* from, index_t from_stride, index_t n) {
+  constexpr bool kByVectors =  // float from or to 16 bits
+      (std::is_same_v<To, float> || std::is_same_v<From, float>)&&(
+          std::is_same_v<To, half> || std::is_same_v<From, half> || std::is_same_v<To, bfloat16> ||
+          std::is_same_v<From, bfloat16>);
   if (to_stride == 1 && from_stride == 1) {
+    if constexpr (kByVectors && std::is_same_v<To, float>) return cpu::widen_row(to, from, n);
+    if constexpr (kByVectors && std::is_same_v<From, float>) return cpu::narrow_row(to, from, n);
     for (index_t i = 0; i < n; ++i) to[i] = convert<To>(from[i]);
   } else {
     for (index_t i = 0; i < n; ++i) to[i * to_stride] = convert<To>(from[i * from_stride]);

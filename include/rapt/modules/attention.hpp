@@ -513,7 +513,10 @@ class Attention {
              rope_ && !call.angles.cos ? angles(scratch, batch, seq, call.positions,
                                                 cache.offsets(), cache.rope_length(seq))
                                        : call.angles);
-      attend_step(merged, q, cache.append(scratch, call.layer, k, v, call.key_mask), call);
+      if constexpr (std::same_as<typename C::value_type, T>)
+        attend_step(merged, q, cache.append(scratch, call.layer, k, v, call.key_mask), call);
+      else
+        attend_as_stored(merged, q, k, v, cache, call, scratch);
     } else {
       const Context uncached = context(scratch, batch, seq, call);
       rotate(q, k, uncached.angles);
@@ -527,9 +530,32 @@ class Attention {
     rope(k, turn.cos, turn.sin, rope_->options());
   }
 
-  void attend_step(TensorView<T, 4, B> merged, TensorView<const T, 4, B> q,
-                   const CacheStep<T, B>& step, const Call& call) const {
-    AttentionOptions<TensorView<T, 4, B>> options;
+  /// A cache of another element type, as a rule a narrower one: q, k and v are rounded to it, and
+  /// the kernel of that type attends.
+  template <class C>
+  void attend_as_stored(TensorView<T, 4, B> merged, TensorView<const T, 4, B> q,
+                        TensorView<const T, 4, B> k, TensorView<const T, 4, B> v, C& cache,
+                        const Call& call, Scratch<B>& scratch) const {
+    using E = typename C::value_type;
+    const auto as_stored = [&](const auto& x) {
+      auto out = scratch.template tensor<E>(x.shape());
+      copy(out, x);
+      return out;
+    };
+    const auto out = scratch.template tensor<E>(merged.shape());
+    const auto stored_q = as_stored(q), stored_k = as_stored(k), stored_v = as_stored(v);
+    AttentionOptions<TensorView<E, 4, B>> options;
+    if (config_.sinks) options.sink_logits = as_stored(sinks_);
+    attend_step(out, as_const_view(stored_q),
+                cache.append(scratch, call.layer, stored_k, stored_v, call.key_mask), call,
+                options);
+    copy(merged, out);
+  }
+
+  template <class E>
+  void attend_step(TensorView<E, 4, B> merged, std::type_identity_t<TensorView<const E, 4, B>> q,
+                   const CacheStep<E, B>& step, const Call& call,
+                   AttentionOptions<TensorView<E, 4, B>> options = {}) const {
     options.kv_lengths = step.kv_lengths;
     options.q_positions = step.q_positions;
     options.kv_positions = step.kv_positions;
@@ -555,11 +581,13 @@ class Attention {
     return x.reshape(Shape{1, x.extent(0) * x.extent(1), x.extent(2), x.extent(3)});
   }
 
-  void attend_with(TensorView<T, 4, B> out, TensorView<const T, 4, B> q,
-                   TensorView<const T, 4, B> k, TensorView<const T, 4, B> v,
-                   AttentionOptions<TensorView<T, 4, B>> options) const {
-    options.scale = static_cast<accumulate_t<T>>(config_.scale);
-    if (config_.sinks) options.sink_logits = sinks_.view();
+  template <class E>
+  void attend_with(TensorView<E, 4, B> out, TensorView<const E, 4, B> q,
+                   TensorView<const E, 4, B> k, TensorView<const E, 4, B> v,
+                   AttentionOptions<TensorView<E, 4, B>> options) const {
+    options.scale = static_cast<accumulate_t<E>>(config_.scale);
+    if constexpr (std::same_as<E, T>)
+      if (config_.sinks) options.sink_logits = sinks_.view();
     if (config_.softcap > 0)
       rapt::attention(out, q, k, v, mask_, SoftCap{config_.softcap}, options);
     else

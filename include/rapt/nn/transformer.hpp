@@ -101,6 +101,12 @@ class Transformer {
   Cache make_cache(index_t batch, index_t capacity) const {
     return Cache(config_, batch, capacity, backend_);
   }
+  /// A cache of another element type: half under fp32 activations halves what a decoded token
+  /// reads.
+  template <class E>
+  TransformerCache<E, B> make_cache_of(index_t batch, index_t capacity) const {
+    return TransformerCache<E, B>(config_, batch, capacity, backend_);
+  }
 
   /// The lens over all layers: what the cache keeps and what a decoded token reads at a context.
   Footprint footprint(index_t context, index_t batch = 1) const {
@@ -117,9 +123,17 @@ class Transformer {
     cache.check_room(ids.extent(0), ids.extent(1));
     run(h, ids, &cache, call);
   }
+  template <class E>
+  requires(!std::same_as<E, T>) void hidden(TensorView<T, 3, B> h,
+                                            TensorView<const std::int32_t, 2> ids,
+                                            TransformerCache<E, B>& cache,
+                                            const Call& call = {}) const {
+    cache.check_room(ids.extent(0), ids.extent(1));
+    run(h, ids, &cache, call);
+  }
   void hidden(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids,
               const Call& call = {}) const {
-    run(h, ids, nullptr, call);
+    run(h, ids, static_cast<Cache*>(nullptr), call);
   }
 
   /// logits [rows, vocab] of rows of hidden() [rows, d_model].
@@ -232,7 +246,8 @@ class Transformer {
     return config;
   }
 
-  void run(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids, Cache* cache,
+  template <class C>
+  void run(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids, C* cache,
            const Call& call) const {
     const index_t batch = ids.extent(0), seq = ids.extent(1);
     detail::check_shape("transformer", "h", h.shape(), Shape{batch, seq, config_.d_model},

@@ -4,6 +4,9 @@
 //   session.feed(prompts);                        // prefill; rows of different lengths are padded
 //   generate(session, options, random, on_token);  // feeds what it samples
 //
+// Session<float, Cpu, half> keeps keys and values in half: what long contexts of a quantized model
+// want.
+//
 //   feed      h = model(new tokens) against the cache; the logits of each row's last token stay
 //   generate  id = sample(logits); on_token(row, id); feed(id); until an end id, a stop or a limit
 //
@@ -59,7 +62,7 @@ void visit_logits(const nn::Transformer<T, B>& model, std::span<const std::int32
   }
 }
 
-template <class T = float, class B = Cpu>
+template <class T = float, class B = Cpu, class E = T>
 class Session {
  public:
   using Model = nn::Transformer<T, B>;
@@ -69,7 +72,7 @@ class Session {
       : model_(&model), batch_(batch), capacity_(capacity) {
     if (batch < 1)
       throw ShapeError(detail::text("session: batch is ", batch, ", expected at least 1"));
-    if (use_cache) cache_.emplace(model.make_cache(batch, capacity));
+    if (use_cache) cache_.emplace(model.template make_cache_of<E>(batch, capacity));
     texts_.resize(static_cast<std::size_t>(batch));
     logits_ = Tensor<float, 2>(Shape{batch, model.config().vocab_size});
   }
@@ -239,7 +242,7 @@ class Session {
   const Model* model_;
   index_t batch_, capacity_, length_ = 0;
   bool padded_ = false;
-  std::optional<typename Model::Cache> cache_;
+  std::optional<nn::TransformerCache<E, B>> cache_;
   std::vector<std::vector<std::int32_t>> texts_;
   std::vector<std::int32_t> pads_;
   Tensor<float, 2> logits_;
@@ -263,8 +266,8 @@ struct GenerateResult {
 
 /// Samples until every row has ended. `on_token(row, id)` sees each token as it is chosen and may
 /// return false to end its row. The session holds prompt and output afterwards.
-template <class T, class B>
-GenerateResult generate(Session<T, B>& session, const GenerateOptions& options, Philox& random,
+template <class T, class B, class E>
+GenerateResult generate(Session<T, B, E>& session, const GenerateOptions& options, Philox& random,
                         const std::function<bool(index_t row, std::int32_t id)>& on_token = {}) {
   if (session.length() == 0) throw ValueError("generate: the session is empty, expected a prompt");
   if (options.max_new_tokens < 0)
