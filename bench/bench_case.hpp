@@ -144,11 +144,13 @@ class Times {
 };
 
 /// Runs `work` in the loop of `state` and measures the peak beside it, again and again: both slow
-/// down together. The share of the peak is that of the best iteration.
+/// down together. The share is that of the best iteration, of the median peak.
 template <class Work>
 void measure_against_peak(benchmark::State& state, int threads, double flop, Work work) {
   Times times;
-  double peak = fma_peak(), next = 0.05;
+  Times peaks;
+  peaks.add(fma_peak());
+  double next = 0.05;
   for (auto _ : state) {
     const double start = work_seconds(threads);
     work();
@@ -156,11 +158,12 @@ void measure_against_peak(benchmark::State& state, int threads, double flop, Wor
     state.SetIterationTime(took);
     times.add(took);
     if (times.total() > next) {
-      peak = std::max(peak, fma_peak());
+      peaks.add(fma_peak());
       next = times.total() + 0.05;
     }
   }
-  peak = std::max(peak, fma_peak());
+  peaks.add(fma_peak());
+  const double peak = peaks.median();
   state.counters["FLOP/s"] =
       benchmark::Counter(flop, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["peak_share"] = flop / (times.best() * peak * threads);

@@ -9,6 +9,7 @@
 #include "rapt/attention/options.hpp"
 #include "rapt/attention/sequences.hpp"
 #include "rapt/cpu/attention_tile.hpp"
+#include "rapt/cpu/rows.hpp"
 #include "rapt/mask/concept.hpp"
 #include "rapt/mask/score.hpp"
 
@@ -250,11 +251,22 @@ Columns seen_columns(const Mask& mask, index_t b, index_t h, index_t q_pos, cons
 template <class Score>
 inline constexpr bool is_identity = std::is_same_v<Score, Identity>;
 
+/// s[j] = cap tanh(scale s[j] / cap), which the standard library would do one by one.
+template <class A>
+void cap_row(A* s, index_t n, A cap, A scale) {
+  using V = Vec<A>;
+  const V inner = V::broadcast(scale / cap), outer = V::broadcast(cap);
+  for (index_t j = 0; j < n; j += V::kLanes)
+    store_lanes(outer * tanh(inner * load_lanes<A>(s + j, n - j)), s + j, n - j);
+}
+
 /// s[j] = score(scale * s[j], ...).
 template <class A, class Score>
 void modify_row(A* s, const Score& score, A scale, index_t b, index_t h, index_t q_pos,
                 const KeySpan& keys) {
-  if constexpr (!is_identity<Score>) {
+  if constexpr (std::is_same_v<Score, SoftCap>) {
+    cap_row(s, keys.count, static_cast<A>(score.cap), scale);
+  } else if constexpr (!is_identity<Score>) {
     index_t j = 0;
     if (keys.given == nullptr) {
       constexpr index_t kChunk = Vec<A>::kLanes;  // a loop of known length can become vector code

@@ -354,7 +354,9 @@ class DecodeItem {
     const index_t whole = round_up(n, V::kLanes);
     for (index_t r = 0; r < rows_; ++r) {
       A* const row = s_ + r * kDecodeKeys;
-      if constexpr (!is_identity<Score>) {
+      if constexpr (std::is_same_v<Score, SoftCap>) {
+        cap_row(row, n, static_cast<A>(score_.cap), units_.scale);
+      } else if constexpr (!is_identity<Score>) {
         for (index_t j = 0; j < n; ++j)
           if (const index_t p = keys.position(index[j]); p >= 0)
             row[j] = static_cast<A>(
