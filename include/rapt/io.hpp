@@ -5,6 +5,7 @@
 
 #include "rapt/cache/cache_file.hpp"
 #include "rapt/io/atomic_file.hpp"
+#include "rapt/io/atomic_folder.hpp"
 #include "rapt/io/export.hpp"
 #include "rapt/io/ggml_blocks.hpp"
 #include "rapt/io/gguf.hpp"

@@ -28,11 +28,50 @@ expect_out() {
   [[ $out == *"$part"* ]] || fail "$* prints '$out', expected '$part'"
 }
 
-for program in generate tokenize perplexity attention convert; do
+for program in generate tokenize perplexity attention convert train; do
   expect_out "--" "$programs/$program" --help
   expect_code 2 "--bad-flag" "$programs/$program" --model x --out y --bad-flag
 done
-expect_code 2 "is required" "$programs/generate"
+expect_code 2 "is required" "$programs/generate" --model x
+
+# train: 20 steps are 10 and 10 more; its files; what it refuses.
+for i in $(seq 300); do echo "$i: to be or not to be, that is question $((i * 7919 % 1000))"; done >"$scratch/text"
+train=("$programs/train" --data "$scratch/text" --vocab 290 --d-model 32 --layers 2 --heads 4 --batch 2 --seq 32
+  --steps 20 --warmup 4 --checkpoint-every 7 --validate-every 10 --threads 1)
+for dtype in fp32 bf16 fp16; do
+  out=$scratch/$dtype
+  expect_out '"step":20' "${train[@]}" --dtype $dtype --out "$out" --json
+  expect_out '"step":10' "${train[@]}" --dtype $dtype --out "$out.2" --stop-after 10 --json
+  expect_out '"step":20' "$programs/train" --out "$out.2" --resume --json
+  for file in model.safetensors trainer.safetensors trainer.json config.json tokenizer.json; do
+    cmp -s "$out/latest/$file" "$out.2/latest/$file" || fail "train --dtype $dtype: 10 + 10 steps differ from 20 in $file"
+  done
+done
+[ "$(grep -c '"loss"' "$scratch/fp32/log.jsonl")" = 20 ] || fail "train logs $(cat "$scratch/fp32/log.jsonl")"
+grep -q '"step":20,"loss":[0-9.]*,"lr":[0-9.e-]*,"grad_norm":[0-9.]*,"tokens":64,"seconds":[0-9.e-]*,"scale":1}' \
+  "$scratch/fp32/log.jsonl" || fail "a line of the log: $(tail -1 "$scratch/fp32/log.jsonl")"
+grep -q '"step":10,"validation_loss"' "$scratch/fp32/log.jsonl" || fail "train logs no validation"
+grep -q '"scale":65536' "$scratch/fp16/log.jsonl" || fail "fp16 has no loss scale"
+grep -q '</svg>' "$scratch/fp32/loss.svg" || fail "train draws no loss curve"
+expect_out "" "$programs/generate" --model "$scratch/fp32/latest" --prompt "to be" --max-new-tokens 3
+expect_code 2 "holds a run" "${train[@]}" --out "$scratch/fp32"
+expect_code 2 "lr is 0.001, expected 0.5" "${train[@]}" --out "$scratch/fp32" --resume --lr 0.5
+expect_code 2 "dtype is f32, expected bf16" "${train[@]}" --out "$scratch/fp32" --resume --dtype bf16
+expect_code 2 "--data is required" "$programs/train" --out "$scratch/none"
+expect_code 2 "expected a divisor" "${train[@]}" --out "$scratch/none" --kv-heads 3
+expect_code 2 "no-such-text" "$programs/train" --data no-such-text --out "$scratch/none"
+printf '{"steps": 3, "d_model": 16, "heads": 2, "attention": "swa", "window": 8, "vocab": 270}' >"$scratch/config.json"
+expect_out '"step":3' "$programs/train" --config "$scratch/config.json" --data "$scratch/text" --out "$scratch/swa" \
+  --layers 1 --seq 16 --batch 1 --json
+grep -q '"sliding_window": 8' "$scratch/swa/latest/config.json" || fail "train --attention swa: $(cat "$scratch/swa/latest/config.json")"
+printf '{"step": 3}' >"$scratch/config.json"
+expect_code 2 "step" "$programs/train" --config "$scratch/config.json" --data "$scratch/text" --out "$scratch/none"
+for form in qwen3 gemma3 gpt mistral; do
+  expect_out '"step":2' "${train[@]}" --form $form --attention mqa --out "$scratch/$form" --steps 2 --sample-every 2 --recompute --json
+done
+head -c 3000 "$scratch/fp32/latest/trainer.safetensors" >"$scratch/cut"
+cp "$scratch/cut" "$scratch/fp32/latest/trainer.safetensors"
+expect_code 2 "trainer.safetensors" "${train[@]}" --out "$scratch/fp32" --resume
 expect_code 2 "no-such-file" "$programs/generate" --model no-such-file --prompt x
 printf 'GGUF\3\0\0\0' >"$scratch/short.gguf"
 expect_code 2 "short.gguf" "$programs/generate" --model "$scratch/short.gguf" --prompt x
