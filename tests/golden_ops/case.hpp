@@ -275,6 +275,10 @@ void run_quantize_int8_given_scale(Case&);
 void run_quantize_fp8(Case&);
 void run_attention_module(Case&);
 void run_causal_lm(Case&);
+void run_adamw(Case&);
+void run_lr_schedule(Case&);
+void run_clip_grad_norm(Case&);
+void run_training_run(Case&);
 
 /// Handlers by the op's name; an op without one is unsupported.
 inline const std::map<std::string, Handler, std::less<>>& handlers() {
@@ -296,6 +300,10 @@ inline const std::map<std::string, Handler, std::less<>>& handlers() {
       {"quantize_fp8", run_quantize_fp8},
       {"attention_module", run_attention_module},
       {"causal_lm", run_causal_lm},
+      {"adamw", run_adamw},
+      {"lr_schedule", run_lr_schedule},
+      {"clip_grad_norm", run_clip_grad_norm},
+      {"training_run", run_training_run},
   };
   return table;
 }

@@ -19,12 +19,13 @@ OPS = {
     "sdpa", "rope", "rmsnorm", "layernorm", "gated_mlp", "linear", "embedding", "softcap",
     "cross_entropy", "sampling", "round_format", "decode_format", "quantize_int8",
     "quantize_int8_given_scale", "quantize_fp8", "attention_module", "causal_lm",
+    "adamw", "lr_schedule", "clip_grad_norm", "training_run",
 }  # fmt: skip
 MODELS = {"llama", "mistral", "qwen3", "gemma2", "gemma3_text"}
 # Larger than others of their kind, which stay.
 LEFT_OUT = {
     "sdpa/mha_full_square", "sdpa/mha_causal_square", "sdpa/head_dim64", "sdpa/head_dim128",
-    "rope/yarn_qwen", "rope/default_half_theta_1e6",
+    "sdpa/mha_full_short_q", "rope/yarn_qwen", "rope/default_half_theta_1e6",
 }  # fmt: skip
 REAL_MODELS = ("smollm2-135m", "gemma3-270m")
 REAL_FILES = ("README.md", "config.json", "tokens.json", "ppl.json", "ppl.txt")
@@ -78,7 +79,7 @@ def main():
     for case in index["cases"]:
         case.pop("cross_check", None)
         copy(case["file"])
-        if case["op"] == "causal_lm":
+        if case["op"] in ("causal_lm", "training_run"):
             folder = source / case["config"]["checkpoint_folder"]
             for file in sorted(folder.iterdir()):
                 copy(file.relative_to(source))

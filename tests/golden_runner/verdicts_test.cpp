@@ -266,9 +266,9 @@ TEST_F(GoldenRunner, SelectsCasesAndAddsTheFolderOfTheEnvironment) {
 
 TEST_F(GoldenRunner, PassesNoCaseOfALibraryWhoseKernelsWriteZeros) {
   if (!fs::exists("tests/golden/index.json")) GTEST_SKIP() << "runs in the root of the sources";
-  for (const std::string op :
-       {"sdpa", "rope", "rmsnorm", "layernorm", "gated_mlp", "linear", "embedding", "softcap",
-        "cross_entropy", "attention_module", "causal_lm"}) {
+  for (const std::string op : {"sdpa", "rope", "rmsnorm", "layernorm", "gated_mlp", "linear",
+                               "embedding", "softcap", "cross_entropy", "attention_module",
+                               "causal_lm", "adamw", "clip_grad_norm", "training_run"}) {
     const Outcome r = run("--op " + op + " tests/golden", "golden_zeroed");
     EXPECT_EQ(r.code, 1) << op;
     EXPECT_THAT(r.out, testing::ContainsRegex("\n0 passed, [0-9]+ failed, 0 skipped\n")) << op;
