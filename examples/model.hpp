@@ -65,13 +65,15 @@ void with_backend(const ComputeFlags& flags, F&& f) {
 #endif
 }
 
-/// The model of a file, with a progress bar.
+/// The model of a file, to run: packed, with a progress bar.
 template <class T, class B>
 nn::Transformer<T, B> load_model(const WeightFile& file, B backend,
                                  QuantizedWeights quantized = QuantizedWeights::off) {
   Progress progress("loading");
-  return nn::load_transformer<T, B>(
+  auto model = nn::load_transformer<T, B>(
       file, backend, [&](index_t done, index_t total) { progress(done, total); }, quantized);
+  model.prepack();
+  return model;
 }
 
 }  // namespace rapt::example

@@ -1,12 +1,11 @@
 // Oracle: three loops in double over the values that the element type holds.
-#include "rapt/core/ops/matmul.hpp"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <tuple>
 #include <vector>
 
+#include "rapt/core/packed_matrix.hpp"
 #include "rapt/core/random.hpp"
 
 namespace rapt {
@@ -49,7 +48,10 @@ void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, b
   fill_normal(bias, random);
   MatmulOptions<T, Cpu> options{.accumulate = accumulate};
   if (has_bias) options.bias = bias;
+  Tensor<Out, 1> packed_memory = before.memory;
+  const TensorView<Out, 2> packed(packed_memory.data(), Shape{m, n}, out.view.strides());
   matmul(out.view, a.view, b.view, options);
+  matmul(packed, a.view, PackedMatrix<T>(b.view), options);
 
   constexpr double kSumError = sizeof(accumulate_t<T>) == 8 ? 1e-14 : 2e-6;
   for (index_t i = 0; i < m; ++i) {
@@ -62,13 +64,15 @@ void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, b
         want += term;
         size += std::abs(term);
       }
-      ASSERT_NEAR(static_cast<double>(out.view(i, j)), want,
-                  kSumError * size + relative_rounding<Out>() * std::abs(want))
-          << i << ", " << j;
+      const double tolerance = kSumError * size + relative_rounding<Out>() * std::abs(want);
+      ASSERT_NEAR(static_cast<double>(out.view(i, j)), want, tolerance) << i << ", " << j;
+      ASSERT_NEAR(static_cast<double>(packed(i, j)), want, tolerance)
+          << "packed " << i << ", " << j;
     }
     for (index_t j = n; j < n + gap; ++j)  // nothing is written between the rows
-      ASSERT_EQ(static_cast<double>(out.memory(i * (n + gap) + j)),
-                static_cast<double>(before.memory(i * (n + gap) + j)));
+      for (const auto& memory : {out.memory, packed_memory})
+        ASSERT_EQ(static_cast<double>(memory(i * (n + gap) + j)),
+                  static_cast<double>(before.memory(i * (n + gap) + j)));
   }
 }
 
@@ -95,6 +99,8 @@ TYPED_TEST(Matmul, CrossesTileAndPanelBorders) {
   for (const bool b_rows : {true, false}) {
     expect_product<TypeParam>(5, 500, 1100, true, b_rows, true, false, 1);
     expect_product<TypeParam>(400, 391, 20, b_rows, b_rows, true, true, 0);
+    expect_product<TypeParam>(530, 50, 33, !b_rows, b_rows, false, true, 1);
+    expect_product<TypeParam>(14, 100, 2210, b_rows, !b_rows, true, b_rows, 0);
     expect_product<TypeParam>(1, 3000, 600, true, b_rows, true, true, 0);
   }
 }
@@ -126,7 +132,7 @@ TYPED_TEST(Matmul, EmptyExtentsAreLegal) {
 TYPED_TEST(Matmul, DoesNotDependOnTheNumberOfThreads) {
   const int threads = num_threads();
   for (const auto& [m, n, k] : std::vector<std::tuple<index_t, index_t, index_t>>{
-           {1, 1500, 300}, {3, 700, 65}, {500, 800, 70}}) {
+           {1, 1500, 300}, {3, 700, 65}, {500, 800, 70}, {130, 150, 1100}}) {
     Philox random(7);
     Tensor<TypeParam, 2> a({m, k}), w({n, k});
     fill_normal(a, random);
@@ -134,11 +140,17 @@ TYPED_TEST(Matmul, DoesNotDependOnTheNumberOfThreads) {
     set_num_threads(1);
     Tensor<TypeParam, 2> want({m, n});
     matmul(want, a, w.transpose());
+    Tensor<TypeParam, 2> want_packed({m, n});
+    const PackedMatrix<TypeParam> packed(w.transpose());
+    matmul(want_packed, a, packed);
     for (const int t : {2, 3, 7}) {
       set_num_threads(t);
       Tensor<TypeParam, 2> got({m, n});
       matmul(got, a, w.transpose());
       EXPECT_EQ(std::memcmp(got.data(), want.data(), want.bytes()), 0) << t << " threads, m " << m;
+      matmul(got, a, packed);
+      EXPECT_EQ(std::memcmp(got.data(), want_packed.data(), want.bytes()), 0)
+          << t << " threads, packed, m " << m;
     }
   }
   set_num_threads(threads);
@@ -155,6 +167,36 @@ TYPED_TEST(Matmul, RowsOfADecodeStepDoNotDependOnTheirNeighbours) {
     matmul(one, a.slice(0, i, i + 1), w.transpose());
     EXPECT_EQ(std::memcmp(one.data(), &all(i, 0), one.bytes()), 0) << i;
   }
+}
+
+TYPED_TEST(Matmul, PackedAheadOrOnTheWayIsTheSame) {
+  for (const auto& [m, n, k] : std::vector<std::tuple<index_t, index_t, index_t>>{
+           {13, 49, 31}, {64, 96, 64}, {150, 100, 1100}, {40, 20, 2070}}) {
+    Philox random(9);
+    Tensor<TypeParam, 2> a({m, k}), w({n, k}), plain({m, n}), packed({m, n});
+    fill_normal(a, random);
+    fill_normal(w, random);
+    matmul(plain, a, w.transpose());
+    matmul(packed, a, PackedMatrix<TypeParam>(w.transpose()));
+    EXPECT_EQ(std::memcmp(packed.data(), plain.data(), plain.bytes()), 0) << m;
+  }
+}
+
+TYPED_TEST(Matmul, PackedMatricesGiveTheirElementsBack) {
+  for (const bool by_rows : {true, false})
+    for (const auto& [k, n] :
+         std::vector<std::pair<index_t, index_t>>{{1, 1}, {7, 50}, {130, 97}}) {
+      Philox random(10);
+      Strided<TypeParam> b(k, n, by_rows, 2, random), back(k, n, !by_rows, 1, random);
+      const PackedMatrix<TypeParam> packed(b.view);
+      EXPECT_EQ(packed.shape(), (Shape{k, n}));
+      // No more than the elements, but for whole registers of columns and an even k.
+      EXPECT_LE(packed.bytes(), (k + 1) * (n + 15) * static_cast<index_t>(sizeof(TypeParam)));
+      packed.unpack(back.view);
+      for (index_t i = 0; i < k; ++i)
+        for (index_t j = 0; j < n; ++j)
+          ASSERT_EQ(static_cast<double>(back.view(i, j)), static_cast<double>(b.view(i, j)));
+    }
 }
 
 TEST(MatmulErrors, NameTheWrongArgument) {
@@ -175,6 +217,15 @@ TEST(MatmulErrors, NameTheWrongArgument) {
   EXPECT_THAT([&] { matmul(turned.transpose(), a, b4); },
               testing::ThrowsMessage<ShapeError>(
                   "matmul: out has stride 3 along its last axis, expected 1"));
+  const PackedMatrix<float> packed(b4);
+  EXPECT_THAT([&] { matmul(out, turned, packed); },
+              testing::ThrowsMessage<ShapeError>("matmul: a is [6, 3], expected [6, 4] = [m, k]"));
+  EXPECT_THAT(
+      [&] { matmul(small, a, packed); },
+      testing::ThrowsMessage<ShapeError>("matmul: out is [2, 6], expected [3, 6] = [m, n]"));
+  EXPECT_THAT([&] { packed.unpack(b); }, testing::ThrowsMessage<ShapeError>(
+                                             "packed_matrix.unpack: b is [5, 6], expected [4, 6] = "
+                                             "[k, n]"));
 }
 
 }  // namespace

@@ -101,6 +101,19 @@ struct BackendTraits<Cpu> {
   static void matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2> a,
                      TensorView<const T, 2> b, const MatmulOptions<T, Cpu>& options);
 
+  /// Elements of b [k, n] packed, packing and unpacking it, and matmul with it: see
+  /// core/packed_matrix.hpp. A backend may lack these four: weights stay as they are there.
+  ///                                                                           cpu/matmul.hpp
+  template <class T>
+  static index_t packed_size(Cpu, index_t k, index_t n);
+  template <class T>
+  static void pack(Cpu, TensorView<T, 1> to, TensorView<const T, 2> b);
+  template <class T>
+  static void unpack(Cpu, TensorView<T, 2> b, TensorView<const T, 1> from);
+  template <class Out, class T>
+  static void packed_matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2> a,
+                            TensorView<const T, 1> packed, const MatmulOptions<T, Cpu>& options);
+
   /// out[m,rows] = x[m,columns] w^T (+ bias) (+ out), w in quantized blocks. A backend may lack
   /// this and the next: a model is dequantized for it then.             cpu/quantized_matmul.hpp
   template <class T>

@@ -512,7 +512,7 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
   });
 }
 
-/// Bytes of b [k, n], packed.
+/// Elements of b [k, n], packed.
 template <class T>
 index_t packed_size(index_t k, index_t n) {
   using F = ProductFormat<T>;
@@ -528,6 +528,25 @@ void pack_columns(PackedElement<T>* to, MatrixRef<T> b, index_t k, index_t n) {
     detail::pack_panel(to + j * detail::blocks_of(k, F::kDepth),
                        MatrixRef<T>{b.at(0, j), b.outer, b.by_rows},
                        std::min<index_t>(F::kPanel, n - j), k);
+  });
+}
+
+/// The reverse: element (l, j) to b[l * row + j * column].
+template <class T>
+void unpack_columns(T* b, index_t row, index_t column, const PackedElement<T>* from, index_t k,
+                    index_t n) {
+  using F = ProductFormat<T>;
+  constexpr index_t kDepth = F::kDepth;
+  parallel_for(detail::blocks_of(n, F::kPanel), [&](index_t panel) {
+    const index_t begin = panel * F::kPanel, columns = std::min<index_t>(F::kPanel, n - begin);
+    const index_t width = detail::blocks_of(columns, F::kLanes) * F::kLanes;
+    // A pair is two elements, one behind the other.
+    const T* const elements =
+        reinterpret_cast<const T*>(from + begin * detail::blocks_of(k, kDepth));
+    for (index_t c = 0; c < columns; ++c)
+      for (index_t l = 0; l < k; ++l)
+        b[l * row + (begin + c) * column] =
+            elements[(l / kDepth * width + c) * kDepth + l % kDepth];
   });
 }
 

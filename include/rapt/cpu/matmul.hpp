@@ -149,25 +149,68 @@ void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b,
 }  // namespace RAPT_SIMD
 }  // namespace cpu
 
+namespace cpu {
+inline namespace RAPT_SIMD {
+
+/// The bias in the type of the sums, or null.
+template <class T>
+const accumulate_t<T>* product_bias(Scratch<Cpu>& scratch, const MatmulOptions<T, Cpu>& options) {
+  using Sum = accumulate_t<T>;
+  if (!options.bias) return nullptr;
+  const index_t n = options.bias.extent(0), step = options.bias.stride(0);
+  if constexpr (std::is_same_v<Sum, T>)
+    if (step == 1) return options.bias.data();
+  Sum* const bias = scratch.template tensor<Sum>(Shape{n}).data();
+  for (index_t j = 0; j < n; ++j) bias[j] = static_cast<Sum>(options.bias.data()[j * step]);
+  return bias;
+}
+
+}  // namespace RAPT_SIMD
+}  // namespace cpu
+
 template <class Out, class T>
 void BackendTraits<Cpu>::matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2> a,
                                 TensorView<const T, 2> b, const MatmulOptions<T, Cpu>& options) {
-  using A = accumulate_t<T>;
-  const index_t m = out.extent(0), n = out.extent(1), k = a.extent(1);
-  if (m == 0 || n == 0) return;
+  const index_t k = a.extent(1);
+  if (out.empty()) return;
   Scratch<Cpu> scratch;
-  const A* bias = nullptr;
-  if (options.bias) {
-    A* widened = scratch.template tensor<A>(Shape{n}).data();
-    for (index_t j = 0; j < n; ++j) widened[j] = static_cast<A>(options.bias(j));
-    bias = widened;
-  }
+  const auto* bias = cpu::product_bias(scratch, options);
   const auto rows = cpu::matrix_ref(a);
   const auto weights = cpu::matrix_ref(b);
-  if (m <= cpu::kFewRows && !weights.by_rows)
+  if (out.extent(0) <= cpu::kFewRows && !weights.by_rows)
     cpu::product_of_few_rows(out, rows, weights, k, bias, options.accumulate);
   else
     cpu::product(out, rows, cpu::ProductWeights<T>{weights}, k, bias, options.accumulate);
+}
+
+template <class T>
+index_t BackendTraits<Cpu>::packed_size(Cpu, index_t k, index_t n) {
+  return cpu::packed_size<T>(k, n) * cpu::ProductFormat<T>::kDepth;
+}
+
+template <class T>
+void BackendTraits<Cpu>::pack(Cpu, TensorView<T, 1> to, TensorView<const T, 2> b) {
+  cpu::pack_columns<T>(reinterpret_cast<cpu::PackedElement<T>*>(to.data()), cpu::matrix_ref(b),
+                       b.extent(0), b.extent(1));
+}
+
+template <class T>
+void BackendTraits<Cpu>::unpack(Cpu, TensorView<T, 2> b, TensorView<const T, 1> from) {
+  cpu::unpack_columns<T>(b.data(), b.stride(0), b.stride(1),
+                         reinterpret_cast<const cpu::PackedElement<T>*>(from.data()), b.extent(0),
+                         b.extent(1));
+}
+
+template <class Out, class T>
+void BackendTraits<Cpu>::packed_matmul(Cpu, TensorView<Out, 2> out, TensorView<const T, 2> a,
+                                       TensorView<const T, 1> packed,
+                                       const MatmulOptions<T, Cpu>& options) {
+  if (out.empty()) return;
+  Scratch<Cpu> scratch;
+  cpu::ProductWeights<T> weights;
+  weights.packed = reinterpret_cast<const cpu::PackedElement<T>*>(packed.data());
+  cpu::product(out, cpu::matrix_ref(a), weights, a.extent(1), cpu::product_bias(scratch, options),
+               options.accumulate);
 }
 
 }  // namespace rapt

@@ -205,6 +205,13 @@ class Transformer {
     if (head_) detail::append_parameters(out, head_->weights("lm_head."));
     return out;
   }
+  /// Packs the matrices of the projections, for a model that only runs: views of them taken before
+  /// end here, and the next parameters() brings their elements back. The embedding table stays: its
+  /// rows are looked up. A second call packs nothing.
+  void prepack() {
+    for (const auto& slot : weights())
+      if (slot.weight != embedding_.weights().front().weight) slot.weight->pack();
+  }
   bool is_quantized() {
     for (const auto& slot : weights())
       if (slot.weight->is_quantized()) return true;

@@ -41,6 +41,17 @@ concept RowsLike = HasRows<Out> && WritableTensorLike<Out, rank_v<Out>> &&
 
 namespace detail {
 
+/// Throws ShapeError unless neighbours along one of the two axes lie side by side.
+template <class T, class B>
+void check_one_contiguous_axis(std::string_view operation, std::string_view name,
+                               const TensorView<T, 2, B>& x) {
+  const bool along_rows = x.extent(1) <= 1 || x.stride(1) == 1;
+  const bool along_columns = x.extent(0) <= 1 || x.stride(0) == 1;
+  if (!along_rows && !along_columns && !x.empty())
+    throw ShapeError(text(operation, ": ", name, " has strides ", shape_text(x.strides()),
+                          ", expected 1 along one of its axes"));
+}
+
 /// Throws ShapeError unless neighbours along the last axis lie side by side.
 template <class T, std::size_t Rank, class B>
 void check_last_axis(std::string_view operation, std::string_view argument,

@@ -31,16 +31,8 @@ void matmul(Out&& out, const A& a, const B& b,
   detail::check_shape("matmul", "out", o.shape(), Shape{m, n}, "[m, n]");
   detail::check_vector("matmul", "bias", options.bias, n, "[n]");
   detail::check_last_axis("matmul", "out", o);
-  const auto check_layout = [](std::string_view name, const auto& x) {
-    const bool along_rows = x.extent(1) <= 1 || x.stride(1) == 1;
-    const bool along_columns = x.extent(0) <= 1 || x.stride(0) == 1;
-    if (!along_rows && !along_columns && !x.empty())
-      throw ShapeError(detail::text("matmul: ", name, " has strides ",
-                                    detail::shape_text(x.strides()),
-                                    ", expected 1 along one of its axes"));
-  };
-  check_layout("a", av);
-  check_layout("b", bv);
+  detail::check_one_contiguous_axis("matmul", "a", av);
+  detail::check_one_contiguous_axis("matmul", "b", bv);
   BackendTraits<backend_t<Out>>::matmul(o.backend(), o, av, bv, options);
 }
 

@@ -7,7 +7,10 @@
 #define RAPT_INSTANCES_OF_MATMUL(KIND, OUT, T)                                                   \
   KIND template void BackendTraits<Cpu>::matmul(Cpu, TensorView<OUT, 2>, TensorView<const T, 2>, \
                                                 TensorView<const T, 2>,                          \
-                                                const MatmulOptions<T, Cpu>&);
+                                                const MatmulOptions<T, Cpu>&);                   \
+  KIND template void BackendTraits<Cpu>::packed_matmul(                                          \
+      Cpu, TensorView<OUT, 2>, TensorView<const T, 2>, TensorView<const T, 1>,                   \
+      const MatmulOptions<T, Cpu>&);
 
 namespace rapt {
 
