@@ -105,6 +105,38 @@ inline double fma_peak() {
   return 2.0 * kChains * V::kLanes * kSteps / best;
 }
 
+/// The same of bfloat16 pairs by the machine's dot product (not by its matrix registers); the fp32
+/// peak where it has none.
+inline double bf16_dot_peak() {
+  if constexpr (cpu::kBfloat16Dot) {
+    using V = cpu::Vec<float>;
+    using Pairs =
+        cpu::Vec<std::conditional_t<cpu::kBfloat16Dot, cpu::Bfloat16Pair, float>>;  // named where
+                                                                                    // it exists
+    constexpr int kChains = 12, kSteps = 30000;
+    V sums[kChains];
+    for (V& s : sums) s = V::zero();
+    const bfloat16 ones[2] = {bfloat16(1.f), bfloat16(1.f)};
+    const bfloat16 halves[2] = {bfloat16(.5f), bfloat16(.5f)};
+    const Pairs a = Pairs::broadcast(ones[0]), b = Pairs::broadcast(halves[0]);
+    double best = 1e9;
+    for (int round = 0; round < 7; ++round) {
+      const double start = thread_seconds();
+      for (int n = 0; n < kSteps; ++n) {
+#pragma GCC unroll 12
+        for (int i = 0; i < kChains; ++i) sums[i] = fma(a, b, sums[i]);
+      }
+      best = std::min(best, thread_seconds() - start);
+    }
+    V total = V::zero();
+    for (const V& s : sums) total = total + s;
+    benchmark::DoNotOptimize(sum(total));
+    return 4.0 * kChains * V::kLanes * kSteps / best;
+  } else {
+    return fma_peak();
+  }
+}
+
 /// Bytes a second of one core that only reads them.
 inline double read_rate(const void* data, std::size_t bytes) {
   using V = cpu::Vec<float>;
@@ -146,10 +178,11 @@ class Times {
 /// Runs `work` in the loop of `state` and measures the peak beside it, again and again: both slow
 /// down together. The share is that of the best iteration, of the median peak.
 template <class Work>
-void measure_against_peak(benchmark::State& state, int threads, double flop, Work work) {
+void measure_against_peak(benchmark::State& state, int threads, double flop, Work work,
+                          double (*peak_of)() = fma_peak) {
   Times times;
   Times peaks;
-  peaks.add(fma_peak());
+  peaks.add(peak_of());
   double next = 0.05;
   for (auto _ : state) {
     const double start = work_seconds(threads);
@@ -158,11 +191,11 @@ void measure_against_peak(benchmark::State& state, int threads, double flop, Wor
     state.SetIterationTime(took);
     times.add(took);
     if (times.total() > next) {
-      peaks.add(fma_peak());
+      peaks.add(peak_of());
       next = times.total() + 0.05;
     }
   }
-  peaks.add(fma_peak());
+  peaks.add(peak_of());
   const double peak = peaks.median();
   state.counters["FLOP/s"] =
       benchmark::Counter(flop, benchmark::Counter::kIsIterationInvariantRate);
