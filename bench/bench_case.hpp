@@ -107,12 +107,11 @@ inline double fma_peak() {
 
 /// The same of bfloat16 pairs by the machine's dot product (not by its matrix registers); the fp32
 /// peak where it has none.
-inline double bf16_dot_peak() {
-  if constexpr (cpu::kBfloat16Dot) {
+template <bool kDot = cpu::kBfloat16Dot>
+double bf16_dot_peak() {
+  if constexpr (kDot) {
     using V = cpu::Vec<float>;
-    using Pairs =
-        cpu::Vec<std::conditional_t<cpu::kBfloat16Dot, cpu::Bfloat16Pair, float>>;  // named where
-                                                                                    // it exists
+    using Pairs = cpu::Vec<std::conditional_t<kDot, cpu::Bfloat16Pair, float>>;
     constexpr int kChains = 12, kSteps = 30000;
     V sums[kChains];
     for (V& s : sums) s = V::zero();

@@ -94,7 +94,7 @@ void run_of(benchmark::State& state, const Case& c) {
         benchmark::DoNotOptimize(out.data());
         turn = (turn + 1) % copies;
       },
-      std::is_same_v<T, bfloat16> ? bf16_dot_peak : fma_peak);
+      std::is_same_v<T, bfloat16> ? bf16_dot_peak<> : fma_peak);
   if (m <= 16) {  // the same turns again, each beside a read of the same bytes
     Times products;
     for (std::size_t i = 0; i < std::max<std::size_t>(50, 2 * copies); ++i) {

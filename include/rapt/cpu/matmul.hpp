@@ -33,7 +33,7 @@ MatrixRef<T> matrix_ref(TensorView<const T, 2> x) {
 template <class F, class T>
 inline Vec<typename F::Unit> load_units(const T* p, index_t elements) {
   if constexpr (F::kPairs)
-    return Vec<Bfloat16Pair>::load_pairs(p, elements);
+    return Vec<typename F::Unit>::load_pairs(p, elements);
   else
     return detail::load_some<Vec<typename F::Sum>>(p, elements);
 }
@@ -122,7 +122,8 @@ void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b,
   const index_t columns = std::max<index_t>(1, kTaskBytes / bytes / 4) * 4;
   parallel_for(detail::blocks_of(n, columns), [&](index_t task) {
     const index_t begin = task * columns, end = std::min(n, begin + columns);
-    for (index_t i = 0; i < m;) {  // the columns of a task are read once, and again from cache
+    for (index_t i = 0; i < m;
+         i += 4) {  // the columns of a task are read once, and again from cache
       const auto run = [&]<int kRows>(std::integral_constant<int, kRows>) {
         dot_columns<F, kRows>(x + i * stride, stride, b, k, begin, end,
                               [&](index_t r, index_t j, typename F::Sum sum) {
@@ -131,7 +132,6 @@ void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b,
                                 if (accumulate) sum += static_cast<typename F::Sum>(to);
                                 to = static_cast<Out>(sum);
                               });
-        i += kRows;
       };
       const index_t left = m - i;
       if (left == 1)
@@ -145,12 +145,6 @@ void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b,
     }
   });
 }
-
-}  // namespace RAPT_SIMD
-}  // namespace cpu
-
-namespace cpu {
-inline namespace RAPT_SIMD {
 
 /// The bias in the type of the sums, or null.
 template <class T>
