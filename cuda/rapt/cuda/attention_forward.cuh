@@ -53,8 +53,8 @@ __device__ inline index_t sequence_of(const TensorView<const std::int32_t, 1, Cu
   return low;
 }
 
-template <class T>
-__device__ QueryRow query_row(const AttentionArgs<T, Cuda>& args, index_t row) {
+template <class Args>
+__device__ QueryRow query_row(const Args& args, index_t row) {
   const index_t heads = args.q.extent(2), tokens = args.q.extent(1);
   QueryRow at{};
   at.h = row % heads;
@@ -82,10 +82,9 @@ __device__ QueryRow query_row(const AttentionArgs<T, Cuda>& args, index_t row) {
 }
 
 /// The channels of key j of a row's sequence, in keys or values, paged or not.
-template <class T>
-__device__ const T* key_row(const AttentionArgs<T, Cuda>& args,
-                            const TensorView<const T, 4, Cuda>& keys, const QueryRow& at, index_t j,
-                            index_t g) {
+template <class Args, class T>
+__device__ const T* key_row(const Args& args, const TensorView<const T, 4, Cuda>& keys,
+                            const QueryRow& at, index_t j, index_t g) {
   if (args.block_table) {
     const index_t block_size = keys.extent(1);
     return keys.data() + args.block_table(at.b, j / block_size) * keys.stride(0) +

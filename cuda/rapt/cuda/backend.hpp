@@ -165,6 +165,11 @@ struct BackendTraits<Cuda> {
   template <class Args, class Mask, class Score>
   static void attention_forward(Cuda backend, const Args& args, const Mask& mask,
                                 const Score& score);
+
+  /// Args is AttentionBackwardArgs<T, Cuda>.
+  template <class Args, class Mask, class Score>
+  static void attention_backward(Cuda backend, const Args& args, const Mask& mask,
+                                 const Score& score);
 };
 
 static_assert(Backend<Cuda>);

@@ -1,0 +1,1 @@
+#include "instances/attention_backward_bfloat16.cu"

@@ -1,0 +1,1 @@
+#include "instances/attention_backward_double.cu"
