@@ -69,7 +69,7 @@ struct BackwardCut {
 struct BackwardRows {
   RowBlock block;
   index_t first;  // packed row
-  bool finite;    // all of q and dO
+  bool finite;    // all of q and dO of these queries, whatever the head
 };
 
 /// What a part of the work adds to: dK and dV, zeros until a tile of keys is touched, and the
@@ -93,6 +93,7 @@ class BackwardUnit {
   static constexpr index_t kLanes = Tiling::kLanes, kPanel = Tiling::kPanel;
   static constexpr index_t kKeyTile = Tiling::kKeyTile, kRowTile = Tiling::kRowTile;
   static constexpr index_t kGroups = kRowTile / kGroup;
+  static constexpr index_t kAhead = 4;  // rows from packing to prefetching
   static constexpr A kNone = -std::numeric_limits<A>::infinity();
 
  public:
@@ -158,29 +159,34 @@ class BackwardUnit {
   }
 
  private:
-  /// Columns [begin, end) of the tile hold all that six rows see of it; `tested`: not all inside
-  /// is seen, seen_ says what.
+  /// Columns [begin, end) of the tile hold all that six rows see of it. Bit v of `tested`: not all
+  /// of vector v is seen, and seen_ says what.
   struct Columns {
     index_t begin, end;
-    bool tested;
+    std::uint32_t tested;
     bool empty() const { return begin >= end; }
+    bool shows(index_t j, const mask_int<A>* seen) const {
+      return (tested >> (j / kLanes) & 1u) == 0 || seen[j] != 0;
+    }
   };
 
   // ---- rows ----
 
   void pack_queries(index_t head, index_t heads, index_t begin, index_t queries) {
     for (index_t i = 0; i < queries; ++i) positions_[i] = query_position(args_, seq_, begin + i);
-    row_tiles_ = 0;
-    for (index_t h = 0; h < heads; ++h) {
-      for (index_t i = 0; i < queries; i += kRowTile) {
-        BackwardRows& rows = rows_[row_tiles_++];
-        const index_t n = std::min(kRowTile, queries - i);
-        rows.block = {head + h, 1, begin + i, n, positions_ + i, !args_.q_positions};
-        rows.first = h * queries + i;
-        rows.finite = true;
-        for (index_t r = 0; r < n; ++r)
-          rows.finite &= pack_query(head + h, begin + i + r, rows.first + r);
-      }
+    const index_t tiles = (queries + kRowTile - 1) / kRowTile;  // of a head
+    row_tiles_ = heads * tiles;
+    for (index_t i = 0; i < queries; i += kRowTile) {
+      const index_t n = std::min(kRowTile, queries - i);
+      V difference = V::zero();  // of all heads, which lie side by side
+      for (index_t r = i; r < i + n; ++r)
+        for (index_t h = 0; h < heads; ++h)
+          pack_query(head + h, begin + r, h * queries + r, difference);
+      for (index_t h = 0; h < heads; ++h)
+        rows_[h * tiles + i / kRowTile] = {
+            {head + h, 1, begin + i, n, positions_ + i, !args_.q_positions},
+            h * queries + i,
+            sum(difference) == A(0)};
     }
   }
 
@@ -190,8 +196,13 @@ class BackwardUnit {
            h * view.stride(2);
   }
 
-  /// Row r of the packed rows: q, w dO, L0 and D' (see the top). Says whether it is finite.
-  bool pack_query(index_t h, index_t i, index_t r) {
+  /// Row r of the packed rows: q, w dO, L0 and D' (see the top).
+  void pack_query(index_t h, index_t i, index_t r, V& difference) {
+    // Rows of a head lie far apart, which the processor's own prefetching does not follow.
+    const index_t ahead = std::min(i + kAhead, seq_.q_len - 1);
+    detail::prefetch(row_of(args_.q, h, ahead), dim_);
+    detail::prefetch(row_of(args_.dout, h, ahead), value_dim_);
+    detail::prefetch(row_of(args_.out, h, ahead), value_dim_);
     const index_t at = seq_.q_begin + i;
     const A lse = args_.logsumexp(seq_.row, h, at);
     A whole = lse, sink_weight = 0;
@@ -212,7 +223,7 @@ class BackwardUnit {
       lse_[r] = -kNone;
       delta_[r] = 0;
       if (sums_.dsinks != nullptr) sums_.dsinks[h - first_head_] += sink_weight * dwhole;
-      return true;
+      return;
     }
     const T* const dout = row_of(args_.dout, h, i);
     const A weight = std::exp(lse - whole);
@@ -221,14 +232,14 @@ class BackwardUnit {
     lse_[r] = lse;
     delta_[r] = weight * d;
     if (args_.dlogsumexp) delta_[r] -= args_.dlogsumexp(seq_.row, h, at);
-    const bool q_finite = detail::pack_row(q_ + r * k_step_, row_of(args_.q, h, i), dim_, A(1));
-    return detail::pack_row(dout_ + r * v_step_, dout, value_dim_, weight) && q_finite;
+    detail::pack_row(q_ + r * k_step_, row_of(args_.q, h, i), dim_, A(1), difference);
+    detail::pack_row(dout_ + r * v_step_, dout, value_dim_, weight, difference);
   }
 
   void store_queries(index_t head, index_t heads, index_t begin, index_t queries) const {
     const V scale = V::broadcast(args_.scale);
-    for (index_t h = 0; h < heads; ++h) {
-      for (index_t i = 0; i < queries; ++i) {
+    for (index_t i = 0; i < queries; ++i) {
+      for (index_t h = 0; h < heads; ++h) {
         const A* const from = dq_ + (h * queries + i) * k_step_;
         T* const to = row_of(args_.dq, head + h, begin + i);
         for (index_t t = 0; t < dim_; t += kLanes)
@@ -245,9 +256,10 @@ class BackwardUnit {
     detail::pack_keys(values_across_, rows, n, value_dim_);
     for (index_t j = 0; j < n; ++j) rows[j] = k_row_(tile_begin_ + j);
     detail::pack_keys(keys_across_, rows, n, dim_);
-    keys_finite_ = true;
+    V difference = V::zero();
     for (index_t j = 0; j < n; ++j)
-      keys_finite_ &= detail::pack_row(keys_ + j * k_step_, rows[j], dim_, A(1));
+      detail::pack_row(keys_ + j * k_step_, rows[j], dim_, A(1), difference);
+    keys_finite_ = sum(difference) == A(0);
     unsigned char& touched = sums_.touched[tile_begin_ / kKeyTile];
     if (touched == 0) {
       std::fill_n(sums_.dk + tile_begin_ * k_step_, n * k_step_, A(0));
@@ -262,7 +274,7 @@ class BackwardUnit {
     const index_t queries = rows.block.queries, n = keys.count;
     Columns columns[kGroups];
     for (index_t first = 0, g = 0; first < queries; first += kGroup, ++g) {
-      columns[g] = {0, n, false};
+      columns[g] = {0, n, 0};
       if (partial) {
         columns[g] = look(rows.block, first, std::min(queries, first + kGroup), keys);
         clear_outside(first, std::min(queries, first + kGroup), n, columns[g]);
@@ -281,40 +293,35 @@ class BackwardUnit {
 
   /// What rows [first, last) see of the tile, asked for six rows and one vector of keys.
   Columns look(const RowBlock& block, index_t first, index_t last, const KeySpan& keys) {
-    Columns columns{keys.count, 0, false};
-    bool gap = false;
+    Columns columns{keys.count, 0, 0};
     for (index_t j = 0; j < keys.count; j += kLanes) {
       const KeySpan part = keys.part(j, std::min(kLanes, keys.count - j));
       const detail::KeyRange range = detail::key_range(part);
       const TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block, first, last, range);
+      if (verdict == TileVerdict::skip) continue;
       mask_int<A>* const seen = seen_ + first * kKeyTile + j;
-      index_t begin = j, end = j;  // what is seen of this vector
-      if (verdict == TileVerdict::full) {
-        for (index_t r = first; r < last; ++r)
-          std::fill_n(seen + (r - first) * kKeyTile, part.count, mask_int<A>(-1));
-        end = j + part.count;
-      } else if (verdict == TileVerdict::skip ||
-                 !detail::ask_rows<A>(seen, kKeyTile, mask_, seq_.b, block, first, last, part,
-                                      range)) {
-        for (index_t r = first; r < last; ++r)
-          std::fill_n(seen + (r - first) * kKeyTile, part.count, mask_int<A>(0));
-        gap = true;
-      } else {
-        columns.tested = true;
+      index_t begin = j, end = j + part.count;  // what is seen of this vector
+      if (verdict == TileVerdict::partial) {
+        if (!detail::ask_rows<A>(seen, kKeyTile, mask_, seq_.b, block, first, last, part, range))
+          continue;
+        columns.tested |= 1u << (j / kLanes);
         const auto any = [&](index_t at) {
           mask_int<A> bits = 0;
-          for (index_t r = 0; r < last - first; ++r) bits |= seen[r * kKeyTile + at];
+          for (index_t r = 0; r < last - first; ++r) bits |= seen[r * kKeyTile + at - j];
           return bits != 0;
         };
-        end = j + part.count;
-        while (!any(begin - j)) ++begin;
-        while (!any(end - j - 1)) --end;
+        while (!any(begin)) ++begin;
+        while (!any(end - 1)) --end;
       }
-      if (begin == end) continue;
-      if (columns.end > 0 && gap) columns.tested = true;
+      // A gap since the last vector that is seen.
+      const index_t gap = columns.end == 0 ? j : detail::round_up(columns.end, kLanes);
+      for (index_t hidden = gap; hidden < j; hidden += kLanes) {
+        columns.tested |= 1u << (hidden / kLanes);
+        for (index_t r = first; r < last; ++r)
+          std::fill_n(seen_ + r * kKeyTile + hidden, kLanes, mask_int<A>(0));
+      }
       columns.begin = std::min(columns.begin, begin);
       columns.end = end;
-      gap = false;
     }
     return columns;
   }
@@ -357,10 +364,10 @@ class BackwardUnit {
     A *const s = s_ + r * kKeyTile, *const dp = dp_ + r * kKeyTile;
     const index_t begin = columns.begin / kLanes * kLanes;
     const index_t end = detail::round_up(columns.end, kLanes);
-    const mask_int<A>* const seen = columns.tested ? seen_ + r * kKeyTile : nullptr;
+    const mask_int<A>* const seen = seen_ + r * kKeyTile;
     const A lse = lse_[rows.first + r], delta = delta_[rows.first + r];
     if constexpr (detail::is_identity<Score>) {
-      detail::gradient_row(s, dp, begin, end, args_.scale, lse, delta, seen);
+      detail::gradient_row(s, dp, begin, end, args_.scale, lse, delta, columns.tested, seen);
     } else {
       // The score as a dual number that starts with derivative 1.
       const index_t h = rows.block.head, q_pos = rows.block.position_of(r);
@@ -369,12 +376,12 @@ class BackwardUnit {
         scaled[j] = s[j] * args_.scale;
         const index_t p = keys.position(j);
         derivative_[j] = 0;
-        if (p < 0 || (seen != nullptr && seen[j] == 0)) continue;
+        if (p < 0 || !columns.shows(j, seen)) continue;
         const Dual<A> z = score_(Dual<A>{scaled[j], A(1)}, seq_.b, h, q_pos, p);
         s[j] = z.value;
         derivative_[j] = z.derivative;
       }
-      detail::gradient_row(s, dp, begin, end, A(1), lse, delta, seen);
+      detail::gradient_row(s, dp, begin, end, A(1), lse, delta, columns.tested, seen);
       add_bias(h, q_pos, keys, columns, scaled, dp);
       detail::scale_row(dp, derivative_, columns.begin, columns.end);
     }
@@ -493,9 +500,10 @@ class AttentionBackward {
   using Unit = BackwardUnit<Args, Mask, Score>;
   using Tiling = BackwardTiling<A>;
   static constexpr index_t kKeyTile = Tiling::kKeyTile, kRowTile = Tiling::kRowTile;
-  static constexpr index_t kChunkRows = 8 * kRowTile;       // enough that packing keys is cheap
+  static constexpr index_t kChunkRows = 768;                // enough that packing keys is cheap
   static constexpr index_t kChunkBytes = index_t{1} << 20;  // of the packed rows: within the cache
   static constexpr index_t kItems = 8;                      // parts of a call, for a few threads
+  static constexpr index_t kRowsOfPart = 2048;              // fewer, and joining dK and dV shows
 
  public:
   AttentionBackward(const Args& args, const Mask& mask, const Score& score)
@@ -579,7 +587,8 @@ class AttentionBackward {
     cut.queries = std::max(kRowTile, most_rows / cut.heads / kRowTile * kRowTile);
     cut.queries = std::clamp<index_t>(seq.q_len, 1, cut.queries);
     cut.query_blocks = (seq.q_len + cut.queries - 1) / cut.queries;
-    const index_t wanted = kItems / (sequences_ * args_.k.extent(2));
+    const index_t wanted =
+        std::min(kItems / (sequences_ * args_.k.extent(2)), seq.q_len * group_ / kRowsOfPart);
     cut.parts = std::clamp<index_t>(wanted, 1, std::max<index_t>(1, cut.units()));
     return cut;
   }

@@ -11,7 +11,7 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
+#include <cstdint>
 
 #include "rapt/core/config.hpp"
 #include "rapt/cpu/attention_tile.hpp"
@@ -26,9 +26,9 @@ struct BackwardTiling {
   static constexpr int kLanes = Vec<A>::kLanes;
   static constexpr int kPanel = AttentionTiling<A>::kPanel;  // columns of a register tile
   static constexpr int kVectors = kPanel / kLanes;
-  static constexpr int kGroup = 6;             // rows of a register tile
-  static constexpr int kRowTile = 8 * kGroup;  // rows that share a tile of scores
-  static constexpr int kKeyTile = 64;          // its columns
+  static constexpr int kGroup = 6;              // rows of a register tile
+  static constexpr int kRowTile = 16 * kGroup;  // rows that share a tile of scores
+  static constexpr int kKeyTile = 64;           // its columns
   static constexpr int kVectorsOfTile = kKeyTile / kLanes;
   static_assert(kKeyTile % kPanel == 0 && kVectorsOfTile <= 32);
 
@@ -139,17 +139,23 @@ template <class A>
   }
 }
 
-/// A row times `factor` to a packed row, zeros behind it. Says whether all of it is finite.
+/// A row times `factor` to a packed row, zeros behind it. `difference` collects x - x: 0, or NaN
+/// where an infinity or a NaN is among the rows.
 template <class A, class T>
-inline bool pack_row(A* packed, const T* row, index_t dim, A factor) {
+inline void pack_row(A* packed, const T* row, index_t dim, A factor, Vec<A>& difference) {
   using V = Vec<A>;
-  V difference = V::zero();  // x - x: 0, or NaN for an infinity or a NaN
   for (index_t t = 0; t < dim; t += V::kLanes) {
     const V x = load_lanes<A>(row + t, dim - t) * V::broadcast(factor);
     difference = difference + (x - x);
     x.store(packed + t);
   }
-  return sum(difference) == A(0);
+}
+
+/// Asks for the cache lines of a row.
+template <class T>
+inline void prefetch(const T* row, index_t dim) {
+  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(T));
+  for (index_t t = 0; t < dim; t += kLine) __builtin_prefetch(row + t);
 }
 
 /// Sum of a[t] b[t].
@@ -164,19 +170,20 @@ inline A dot_rows(const T* a, const T* b, index_t dim) {
 
 /// Scores of one row become weights, and dP their gradients:
 ///
-///   p = exp(factor s - lse)       dz = p (dp - delta)       both 0 where `seen` is not set
+///   p = exp(factor s - lse)       dz = p (dp - delta)
 ///
-/// over columns [begin, end), whole vectors; seen may be absent.
+/// over columns [begin, end), whole vectors; in those whose bit of `tested` is set both are 0 where
+/// `seen` is.
 template <class A>
 inline void gradient_row(A* s, A* dp, index_t begin, index_t end, A factor, A lse, A delta,
-                         const mask_int<A>* seen) {
+                         std::uint32_t tested, const mask_int<A>* seen) {
   using V = Vec<A>;
   const V f = V::broadcast(factor), l = V::broadcast(-lse), d = V::broadcast(delta);
   const V log2e = V::broadcast(kLog2E<A>);
   for (index_t j = begin; j < end; j += V::kLanes) {
     V p = exp2_flushed(fma(V::load(s + j), f, l) * log2e);
     V dz = p * (V::load(dp + j) - d);
-    if (seen != nullptr) {
+    if (tested >> (j / V::kLanes) & 1u) {
       const V mask = V::load_mask(seen + j);
       p = bit_and(p, mask);
       dz = bit_and(dz, mask);
