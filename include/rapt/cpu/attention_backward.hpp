@@ -368,6 +368,9 @@ class BackwardUnit {
     const A lse = lse_[rows.first + r], delta = delta_[rows.first + r];
     if constexpr (detail::is_identity<Score>) {
       detail::gradient_row(s, dp, begin, end, args_.scale, lse, delta, columns.tested, seen);
+    } else if constexpr (std::is_same_v<Score, SoftCap>) {
+      detail::soft_cap_row(s, derivative_, begin, end, args_.scale, static_cast<A>(score_.cap));
+      detail::gradient_row(s, dp, begin, end, A(1), lse, delta, columns.tested, seen, derivative_);
     } else {
       // The score as a dual number that starts with derivative 1.
       const index_t h = rows.block.head, q_pos = rows.block.position_of(r);

@@ -15,6 +15,7 @@
 
 #include "rapt/core/config.hpp"
 #include "rapt/cpu/attention_tile.hpp"
+#include "rapt/cpu/rows.hpp"
 #include "rapt/cpu/simd.hpp"
 
 namespace rapt::cpu {
@@ -173,16 +174,18 @@ inline A dot_rows(const T* a, const T* b, index_t dim) {
 ///   p = exp(factor s - lse)       dz = p (dp - delta)
 ///
 /// over columns [begin, end), whole vectors; in those whose bit of `tested` is set both are 0 where
-/// `seen` is.
+/// `seen` is. dz is multiplied by `derivative` where there is one.
 template <class A>
 inline void gradient_row(A* s, A* dp, index_t begin, index_t end, A factor, A lse, A delta,
-                         std::uint32_t tested, const mask_int<A>* seen) {
+                         std::uint32_t tested, const mask_int<A>* seen,
+                         const A* derivative = nullptr) {
   using V = Vec<A>;
   const V f = V::broadcast(factor), l = V::broadcast(-lse), d = V::broadcast(delta);
   const V log2e = V::broadcast(kLog2E<A>);
   for (index_t j = begin; j < end; j += V::kLanes) {
     V p = exp2_flushed(fma(V::load(s + j), f, l) * log2e);
     V dz = p * (V::load(dp + j) - d);
+    if (derivative != nullptr) dz = dz * V::load(derivative + j);
     if (tested >> (j / V::kLanes) & 1u) {
       const V mask = V::load_mask(seen + j);
       p = bit_and(p, mask);
@@ -190,6 +193,18 @@ inline void gradient_row(A* s, A* dp, index_t begin, index_t end, A factor, A ls
     }
     p.store(s + j);
     dz.store(dp + j);
+  }
+}
+
+/// s = cap tanh(factor s / cap) and its derivative, over whole vectors.
+template <class A>
+inline void soft_cap_row(A* s, A* derivative, index_t begin, index_t end, A factor, A cap) {
+  using V = Vec<A>;
+  const V f = V::broadcast(factor / cap), c = V::broadcast(cap), one = V::broadcast(A(1));
+  for (index_t j = begin; j < end; j += V::kLanes) {
+    const V t = tanh(V::load(s + j) * f);
+    (c * t).store(s + j);
+    (one - t * t).store(derivative + j);
   }
 }
 
