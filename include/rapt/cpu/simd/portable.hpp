@@ -81,7 +81,7 @@ struct Vec {
     // (2^51), which is all that the exponentials ask for.
     const T shift = sizeof(T) == 8 ? T(6755399441055744.0) : T(12582912.0);
     Native t = a.v + shift;
-    asm("" : "+g"(t));  // or the compiler might cancel the two
+    asm("" : "+m"(t));  // or the compiler might cancel the two
     return {t - shift};
   }
   friend Vec select(Vec mask, Vec a, Vec b) { return blend(bits(mask) < NativeBits{}, a, b); }
