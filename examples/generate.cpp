@@ -307,7 +307,8 @@ int main(int argc, char** argv) {
   Flags flags;
   return example::run_program(
       "generate", "Generates text with a language model.", argc, argv, [&](CLI::App& app) {
-        app.add_option("--model", flags.model, "GGUF file or Hugging Face folder");
+        app.add_option("--model", flags.model,
+                       "GGUF file or Hugging Face folder; default: the model that comes with rapt");
         auto* prompt =
             app.add_option("--prompt", flags.prompts, "Text to continue; several make a batch")
                 ->take_all()
@@ -357,11 +358,7 @@ int main(int argc, char** argv) {
           if (!conversation && flags.prompts.empty() && flags.prompt_file.empty() &&
               flags.ids.empty())
             throw ValueError("--prompt, --prompt-file, --ids or --chat is required");
-          if (flags.model.empty())
-            throw ValueError(
-                "--model is required: a GGUF file or a Hugging Face folder (examples/run.sh "
-                "fetches "
-                "one)");
+          if (flags.model.empty()) flags.model = example::embedded_model();
           flags.compute.apply();
           const WeightFile file = WeightFile::open(flags.model);
           example::with_backend(flags.compute, [&](auto element, auto backend) {

@@ -1,6 +1,7 @@
 // The model of an example program under --dtype, --backend and --threads.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "program.hpp"
@@ -63,6 +64,19 @@ void with_backend(const ComputeFlags& flags, F&& f) {
 #else
   throw DeviceError("--backend is cuda, but this program was built without CUDA (RAPT_CUDA=ON)");
 #endif
+}
+
+/// The model that comes with rapt (examples/model/), for programs that were given none.
+inline std::string embedded_model() {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const fs::path program = fs::read_symlink("/proc/self/exe", ignored);  // build/examples/generate
+  for (const fs::path& folder :
+       {fs::path(RAPT_EMBEDDED_MODEL),
+        program.parent_path().parent_path().parent_path() / "examples/model"})
+    if (fs::exists(folder / "config.json")) return folder.string();
+  throw IoError(std::string(RAPT_EMBEDDED_MODEL) +
+                ": the embedded model is not there; --model PATH names another");
 }
 
 /// The model of a file, to run: packed, with a progress bar.

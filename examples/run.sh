@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Generates text, from a machine with nothing installed: installs what is missing, builds the one
-# program it needs, fetches the model, runs.
+# program it needs, runs. The model that comes with rapt needs no download; others are fetched by
+# name.
 #
-#   examples/run.sh --prompt "The capital of France is" --max-new-tokens 16 --temperature 0
-#   examples/run.sh --model smollm2-135m|gemma3-270m|PATH ...       (default: smollm2-135m)
+#   examples/run.sh --prompt "ROMEO:"
+#   examples/run.sh --model smollm2-135m --prompt "The capital of France is" --temperature 0
+#   examples/run.sh --model embedded|smollm2-135m|gemma3-270m|PATH ...       (default: embedded)
 #
 # All other flags are those of build/examples/generate (--help lists them). Only the generated text
 # goes to stdout. Exit code 0; 2 for bad usage or input; 1 for anything else.
@@ -12,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/.ci/setup.sh"
 
 # The model by name or path, taken out of the flags; what is left is generate's.
-model=smollm2-135m cuda=OFF help=no
+model=embedded cuda=OFF help=no
 flags=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -33,11 +35,13 @@ install_missing build
 fetched=smollm2-135m:gemma3-270m
 if [ $help = yes ]; then
   :
+elif [[ $model = embedded && ! -e $model ]]; then
+  model=$root/examples/model
 elif [[ ":$fetched:" == *":$model:"* && ! -e $model ]]; then
   install_missing download
   model=$("$root/examples/fetch_model.sh" "$model") || exit 2
 elif [ ! -e "$model" ]; then
-  note "--model is '$model', expected smollm2-135m, gemma3-270m or the path of a model"
+  note "--model is '$model', expected embedded, smollm2-135m, gemma3-270m or the path of a model"
   exit 2
 fi
 

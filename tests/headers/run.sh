@@ -28,7 +28,7 @@ check_header() {  # HEADER, a path below include/, and flags
 check_program() {  # SOURCE
   local host=
   case $1 in tests/cuda/*) host="-I tests/support/cuda_on_host -I cuda" ;; esac
-  if ! $compiler $host $flags -I tests -DRAPT_USE_INSTANCES=1 -DRAPT_HAS_RAPIDCHECK=1 \
+  if ! $compiler $host $flags -I tests '-DRAPT_EMBEDDED_MODEL=""' -DRAPT_USE_INSTANCES=1 -DRAPT_HAS_RAPIDCHECK=1 \
       -march=native "$1" 2>"$0/$$.log"; then
     echo "FAILED: $1"
     sed 's/^/    /' "$0/$$.log" | head -40

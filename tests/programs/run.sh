@@ -67,11 +67,15 @@ grep -q '"sliding_window": 8' "$scratch/swa/latest/config.json" || fail "train -
 printf '{"step": 3}' >"$scratch/config.json"
 expect_code 2 "step" "$programs/train" --config "$scratch/config.json" --data "$scratch/text" --out "$scratch/none"
 for form in qwen3 gemma3 gpt mistral; do
-  expect_out '"step":2' "${train[@]}" --form $form --attention mqa --out "$scratch/$form" --steps 2 --sample-every 2 --recompute --json
+  expect_out '"step":2' "${train[@]}" --form $form --attention mqa --out "$scratch/$form" --stop-after 2 --sample-every 2 --recompute --json
 done
 head -c 3000 "$scratch/fp32/latest/trainer.safetensors" >"$scratch/cut"
 cp "$scratch/cut" "$scratch/fp32/latest/trainer.safetensors"
 expect_code 2 "trainer.safetensors" "${train[@]}" --out "$scratch/fp32" --resume
+
+# The model that comes with rapt: no flag, no download.
+expect_out "" "$programs/generate" --prompt "ROMEO:" --max-new-tokens 12 --temperature 0
+[ "$("$programs/generate" --prompt "ROMEO:" --max-new-tokens 12 --temperature 0 2>&1 | wc -c)" -gt 12 ] || fail "the embedded model says nothing"
 expect_code 2 "no-such-file" "$programs/generate" --model no-such-file --prompt x
 printf 'GGUF\3\0\0\0' >"$scratch/short.gguf"
 expect_code 2 "short.gguf" "$programs/generate" --model "$scratch/short.gguf" --prompt x
