@@ -69,6 +69,13 @@ def torch_attention(torch, case):
     return both if training else forward
 
 
+def torch_training(torch, case):
+    """A training step of the same model (torch_models.py, beside this file)."""
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+    import torch_models
+    return torch_models.training(case)[0]
+
+
 def attention_case(dtype, kv_heads, dim, length, mask="causal", which="forward", batch=1, heads=8):
     return (
         f"attention/pass:{which}/dtype:{dtype}/batch:{batch}/heads:{heads}/kv_heads:{kv_heads}"
@@ -101,6 +108,9 @@ ROWS = [
       for dtype in ("fp32", "bf16")),
     *(("bench_decode", decode_case(dtype, *shape, 8192, "cold"), torch_attention)
       for dtype in ("fp32", "bf16") for shape in ((8, 2, 64), (32, 8, 128))),
+    *(("bench_training",
+       f"training/dtype:{dtype}/d_model:256/layers:6/heads:8/kv_heads:2/vocab:4096/batch:4/seq:256",
+       torch_training) for dtype in ("fp32", "bf16")),
 ]
 
 
