@@ -313,5 +313,31 @@ TEST(Mask, BindRefusesWhatDoesNotFitTheCall) {
               ThrowsMessage<ValueError>(HasSubstr("tokens is -1")));
 }
 
+/// The run that a mask gives is what asking about every pair says.
+template <RangeMask M>
+void expect_run(const M& mask, index_t b = 0) {
+  for (index_t q = -3; q < 20; ++q) {
+    const PositionRange run = mask.visible_range(b, 0, q);
+    for (index_t kv = 0; kv < 24; ++kv)
+      ASSERT_EQ(run.begin <= kv && kv < run.end, mask(b, 0, q, kv)) << "q " << q << " kv " << kv;
+  }
+}
+
+TEST(Mask, RunsOfKeysAreWhatAQuerySees) {
+  Tensor<std::int32_t, 1> lengths({2});
+  lengths(0) = 0, lengths(1) = 7;
+  expect_run(Full{});
+  expect_run(Causal{});
+  for (const index_t n : {index_t{1}, index_t{4}, kMax}) {
+    expect_run(SlidingWindow{n});
+    expect_run(Causal{} & SlidingWindow{n});
+    expect_run(ChunkedLocal{n});
+    expect_run(SinkTokens{n});
+    expect_run(Causal{} & (SinkTokens{n} & SlidingWindow{5}));
+  }
+  for (const index_t b : {0, 1}) expect_run(PrefixLm{lengths}, b);
+  static_assert(!RangeMask<Or<SlidingWindow, SinkTokens>>);
+}
+
 }  // namespace
 }  // namespace rapt::test
