@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 
+# torch_models.py, beside this file, has the peers that are whole models.
+
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -70,10 +72,25 @@ def torch_attention(torch, case):
 
 
 def torch_training(torch, case):
-    """A training step of the same model (torch_models.py, beside this file)."""
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+    """A training step; bf16 here is its autocast."""
     import torch_models
+
     return torch_models.training(case)[0]
+
+
+def torch_smollm2(torch, case):
+    """SmolLM2's shape with random weights: a prompt, or one token after a context."""
+    import torch_models
+
+    c = settings(case)
+    if c["pass"] == "prefill":
+        return torch_models.prefill(torch_models.SMOLLM2, c["tokens"], c["weights"])[0]
+    return torch_models.decode(torch_models.SMOLLM2, c["context"], c["weights"])[0]
+
+
+def training_case(dtype):
+    return (f"training/dtype:{dtype}/d_model:256/layers:6/heads:8/kv_heads:2/vocab:4096/batch:4"
+            "/seq:256")
 
 
 def attention_case(dtype, kv_heads, dim, length, mask="causal", which="forward", batch=1, heads=8):
@@ -108,9 +125,11 @@ ROWS = [
       for dtype in ("fp32", "bf16")),
     *(("bench_decode", decode_case(dtype, *shape, 8192, "cold"), torch_attention)
       for dtype in ("fp32", "bf16") for shape in ((8, 2, 64), (32, 8, 128))),
-    *(("bench_training",
-       f"training/dtype:{dtype}/d_model:256/layers:6/heads:8/kv_heads:2/vocab:4096/batch:4/seq:256",
-       torch_training) for dtype in ("fp32", "bf16")),
+    *(("bench_training", training_case(dtype), torch_training) for dtype in ("fp32", "bf16")),
+    # Skipped where the model's file is not in RAPT_MODELS.
+    ("bench_model", "model/name:smollm2-135m/weights:fp32/pass:prefill/tokens:512", torch_smollm2),
+    ("bench_model", "model/name:smollm2-135m/weights:fp32/pass:decode/context:128/cached:yes",
+     torch_smollm2),
 ]
 
 
@@ -118,13 +137,18 @@ ROWS = [
 
 
 def ours(program, case, min_time):
-    """Seconds a call and the share of the bound, from one run of a benchmark program."""
+    """Seconds a call and the share of the bound, from one run of a benchmark program; None where
+    the program skips the case."""
     out = subprocess.run(
         [program, "--case", case, "--benchmark_format=json", f"--benchmark_min_time={min_time}"],
         check=True, capture_output=True, text=True).stdout
     run = json.loads(out)["benchmarks"][0]
+    if run.get("error_occurred"):
+        return None, None
     unit = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}[run["time_unit"]]
-    return run["real_time"] * unit, run.get("peak_share")
+    # Programs that take the time themselves report it as the real time.
+    own = "real_time" if re.search("/(manual|real)_time$", run["name"]) else "cpu_time"
+    return run[own] * unit, run.get("peak_share")
 
 
 def theirs(call, threads, min_time):
@@ -194,6 +218,8 @@ def main():
             full_case = f"{case}/threads:{flags.threads}"
             mine, shares, peer = results[case]
             seconds, share = ours(flags.bench / name, full_case, flags.min_time)
+            if seconds is None:
+                continue
             mine.append(seconds)
             if share is not None:
                 shares.append(share)
@@ -213,6 +239,9 @@ def main():
         print("| case | rapt | share | PyTorch | PyTorch / rapt |\n|---|---|---|---|---|")
     for _, case, _ in rows:
         mine, shares, peer = results[case]
+        if not mine:
+            print(f"compare.py: {case} was skipped", file=sys.stderr)
+            continue
         a = statistics.median(mine)
         share = statistics.median(shares) if shares else None
         b = statistics.median(peer) if peer else None
