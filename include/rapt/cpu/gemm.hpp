@@ -11,10 +11,13 @@
 //   task        a block of rows times a strip of panels; cut by shape alone
 //     for each kDepthBlock of k          b packed here, unless it came packed; it stays in L2
 //       for each 8 rows of the block     these rows of a stay in L1
-//         for each panel of the strip    one register tile: starts from bias, out or the sums of
-//                                        the block of k before, ends in out
+//         for each panel of the strip    one register tile: from 0 through kChunk units of k, then
+//                                        added to bias, out or the chunks of k before
 //
-// Every out[i, j] is one sum in the order of k, wherever the tiles, tasks and blocks of k are cut.
+// Every out[i, j] is (start + chunk 0) + chunk 1 + ..., a chunk the sum of kChunk units of k in
+// their order, wherever the tiles, tasks and blocks of k are cut. Chunks keep rounding small: a
+// residual stream much larger than what is added to it takes one rounding for a chunk, not one for
+// each product.
 //
 // a is read where it lies if it lies by rows in the type that is multiplied; else it is brought
 // into that form once, for all tasks. half is widened; bfloat16 is widened, or multiplied in pairs
@@ -61,7 +64,8 @@ struct ProductFormat {
   static constexpr int kVectors = Vec<Sum>::kRegisters >= 32 ? 3 : 2;
   static constexpr index_t kPanel = kVectors * kLanes;
 
-  static constexpr index_t kDepthBlock = 1024;        // units of k between two visits of a sum
+  static constexpr index_t kChunk = 256;              // units of k that are summed apart
+  static constexpr index_t kDepthBlock = 4 * kChunk;  // units of k between two visits of a sum
   static constexpr index_t kStripBytes = 384 * 1024;  // of b that stay in L2
   static constexpr index_t kRowsBytes = 768 * 1024;   // of a, rearranged, that stay in L2
   static constexpr index_t kRowBlock = 512 / kRows * kRows;        // rows for one packing of b
@@ -94,7 +98,7 @@ inline V load_some(const T* p, index_t n) {
 
 inline constexpr index_t kRowsAhead = 20;  // of a panel, prefetched
 
-/// Sums of kRows x kVectors vectors over `depth` units, from `start` to `to`.
+/// to = start + sums of kRows x kVectors vectors over `depth` units.
 template <class F, class Stored, int kRows, int kVectors>
 void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename F::Sum* start,
                          index_t start_stride, const typename F::Element* a, index_t a_stride,
@@ -105,8 +109,7 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      sums[i][v] = V::load(start + i * start_stride + v * V::kLanes);
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = V::zero();
   }
   for (index_t l = 0; l < depth; ++l) {
     U bl[kVectors];
@@ -128,7 +131,9 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[i][v].store(to + i * to_stride + v * V::kLanes);
+    for (int v = 0; v < kVectors; ++v)
+      (V::load(start + i * start_stride + v * V::kLanes) + sums[i][v])
+          .store(to + i * to_stride + v * V::kLanes);
   }
 }
 
@@ -161,6 +166,18 @@ class TileMultiplier {
   void operator()(index_t rows, index_t vectors, Sum* to, index_t to_stride, const Sum* start,
                   index_t start_stride, const typename F::Element* a, index_t a_stride,
                   const Stored* b, index_t b_stride, index_t depth) {
+    for (index_t at = 0; at == 0 || at < depth; at += F::kChunk) {
+      multiply_chunk(rows, vectors, to, to_stride, start, start_stride, a + at * F::kDepth,
+                     a_stride, b + at * b_stride, b_stride, std::min(F::kChunk, depth - at));
+      start = to, start_stride = to_stride;
+    }
+  }
+
+ private:
+  template <class Stored>
+  void multiply_chunk(index_t rows, index_t vectors, Sum* to, index_t to_stride, const Sum* start,
+                      index_t start_stride, const typename F::Element* a, index_t a_stride,
+                      const Stored* b, index_t b_stride, index_t depth) {
     if constexpr (kAmx && F::kPairs) {
       if (uses_amx_) {
         const index_t whole = depth / AmxTiles::kUnits * AmxTiles::kUnits;
@@ -180,7 +197,6 @@ class TileMultiplier {
                                           b_stride, depth);
   }
 
- private:
   const bool uses_amx_ = uses_amx();
   AmxTiles amx_;
 };
@@ -334,7 +350,7 @@ struct Product {
     if (pack_a && kDirect) {
       const index_t fits = F::kRowsBytes / (static_cast<index_t>(sizeof(typename F::Unit)) *
                                             std::max(rows, F::kRowBlock / 2));
-      constexpr index_t kWhole = AmxTiles::kUnits;  // groups that are summed apart stay whole
+      constexpr index_t kWhole = F::kChunk;  // chunks stay whole
       span = blocks_of(blocks_of(span, blocks_of(span, fits)), kWhole) * kWhole;
     }
     const index_t block = std::min(span, F::kDepthBlock);
