@@ -380,7 +380,7 @@ class DecodeItem {
   /// Natural units, and the order of the output.
   void finish(index_t h) const {
     for (index_t r = 0; r < rows_; ++r) {
-      m_of(h)[r] *= kLn2<A>;
+      m_of(h)[r] *= units_.natural();
       A* const row = o_of(h) + r * value_step_;
       for (index_t t = 0; t + Pair::kLength <= value_dim_; t += Pair::kLength) {
         const Pair x = Pair{V::load(row + t), V::load(row + t + V::kLanes)}.ordered();

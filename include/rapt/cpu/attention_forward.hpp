@@ -115,7 +115,7 @@ class AttentionBlock {
     for (index_t r = 0; r < rows_; ++r) m[r] = kNone, l[r] = 0;
     for (index_t t = 0; t < rows_ * value_step_; ++t) o[t] = 0;
     walk(kv_begin, kv_end, o, m, l, nullptr);
-    for (index_t r = 0; r < rows_; ++r) m[r] *= detail::kLn2<A>;
+    for (index_t r = 0; r < rows_; ++r) m[r] *= units_.natural();
   }
 
   /// probabilities(...) = exp(s - denominator), the logarithm of each row's whole denominator.

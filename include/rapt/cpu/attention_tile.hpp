@@ -16,8 +16,8 @@
 // stand beside 24 multiply-adds, which two ports take 12 cycles for: the loads hide.)
 //
 // The online softmax of a tile of scores: row_top, raise_rows, soften_row. The running maximum m is
-// kept in units of log 2, m = max of s * unit, so that a weight costs one multiply-add and a power
-// of two: e = 2^(s unit - m).
+// a score, and e = 2^((s - m) unit): the difference is taken before the product, so that the
+// largest weight is exactly 1 and m + log l keeps its last bit where scores are large.
 #pragma once
 
 #include <algorithm>
@@ -203,7 +203,7 @@ inline Vec<A> row_top(const A* s, index_t begin, index_t end) {
   return top;
 }
 
-/// For n rows (arrays padded to a whole vector): m' = max(m, top unit), factor = exp2(m - m'), l
+/// For n rows (arrays padded to a whole vector): m' = max(m, top), factor = exp2((m - m') unit), l
 /// times factor. `unit` turns a score into an exponent of 2.
 template <class A>
 inline void raise_rows(A* m, A* l, A* factor, const A* top, index_t n, A unit) {
@@ -211,25 +211,26 @@ inline void raise_rows(A* m, A* l, A* factor, const A* top, index_t n, A unit) {
   for (index_t r = 0; r < n; r += V::kLanes) {
     const index_t left = n - r;
     const V before = load_lanes<A>(m + r, left);
-    const V after = max(before, V::load(top + r) * V::broadcast(unit));
+    const V after = max(before, V::load(top + r));
     // Minus infinity minus itself is NaN, so the reference is a finite number.
-    const V f = exp2_flushed(before - max(after, V::broadcast(std::numeric_limits<A>::lowest())));
+    const V reference = max(after, V::broadcast(std::numeric_limits<A>::lowest()));
+    const V f = exp2_flushed((before - reference) * V::broadcast(unit));
     f.store(factor + r);
     store_lanes(after, m + r, left);
     store_lanes(load_lanes<A>(l + r, left) * f, l + r, left);
   }
 }
 
-/// e = exp2(s unit - m) over columns [begin, end) of a row, in place; whole vectors. Returns their
-/// sum, lane by lane.
+/// e = exp2((s - m) unit) over columns [begin, end) of a row, in place; whole vectors. Returns
+/// their sum, lane by lane.
 template <class A>
 inline Vec<A> soften_row(A* s, index_t begin, index_t end, A m, A unit) {
   using V = Vec<A>;
-  const V reference = V::broadcast(-std::max(m, std::numeric_limits<A>::lowest()));
+  const V reference = V::broadcast(std::max(m, std::numeric_limits<A>::lowest()));
   const V u = V::broadcast(unit);
   V total = V::zero();
   for (index_t j = begin; j < end; j += V::kLanes) {
-    const V e = exp2_flushed(fma(V::load(s + j), u, reference));
+    const V e = exp2_flushed((V::load(s + j) - reference) * u);
     e.store(s + j);
     total = total + e;
   }
