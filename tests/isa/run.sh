@@ -19,7 +19,7 @@ trap 'rm -rf "$scratch"' EXIT
 has() { grep -qw "$1" /proc/cpuinfo 2>/dev/null; }
 
 # Kernels against their oracles. Under the emulator some take minutes: FILTER keeps those short.
-tests=(cpu/simd cpu/matmul attention/forward attention/decode attention/score)
+tests=(cpu/simd cpu/matmul attention/forward attention/decode)
 for more in attention/backward cpu/quantized_matmul; do
   [ ! -e "tests/${more}_test.cpp" ] || tests+=("$more")
 done
