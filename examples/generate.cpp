@@ -86,11 +86,11 @@ class Run {
   }
 
   void once() {
-    with_cache([this](auto element) { once_with<decltype(element)>(); });
+    with_cache([this](auto element) { this->template once_with<decltype(element)>(); });
   }
   /// A conversation: the cache keeps what was said, so each turn feeds only what is new.
   void chat() {
-    with_cache([this](auto element) { chat_with<decltype(element)>(); });
+    with_cache([this](auto element) { this->template chat_with<decltype(element)>(); });
   }
 
  private:

@@ -13,8 +13,9 @@ struct AnyMask {
   std::function<TileVerdict(index_t, index_t, PositionRange, PositionRange)> judge;
   std::function<AnyMask(const CallShape&)> bound;
 
-  template <AttentionMask M>
-  requires(!std::same_as<M, AnyMask>) AnyMask(M mask)
+  // In this order: whether AnyMask is a mask depends on its constructors.
+  template <class M>
+  requires(!std::same_as<M, AnyMask> && AttentionMask<M>) AnyMask(M mask)
       : visible(mask),
         judge([=](index_t b, index_t h, PositionRange q, PositionRange kv) {
           return rapt::classify(mask, b, h, q, kv);
@@ -35,8 +36,10 @@ struct AnyScore {
   std::function<double(double, index_t, index_t, index_t, index_t)> value;
   std::function<Number(Number, index_t, index_t, index_t, index_t)> dual;
 
-  template <ScoreModifier F>
-  requires(!std::same_as<F, AnyScore>) AnyScore(F score) : value(score), dual(score) {}
+  // In this order: whether AnyScore is a modifier depends on its constructors.
+  template <class F>
+  requires(!std::same_as<F, AnyScore> && ScoreModifier<F>) AnyScore(F score)
+      : value(score), dual(score) {}
 
   template <class S>
   S operator()(S s, index_t b, index_t h, index_t q, index_t kv) const {
