@@ -94,7 +94,7 @@ generate=("$programs/generate" --model "$model" --temperature 0)
 expect_out " Paris." "${generate[@]}" --prompt "$prompt" --max-new-tokens 2
 expect_out '"ids":[504,3575,282,4649,314]' "${generate[@]}" --prompt "$prompt" --max-new-tokens 1 --json
 expect_out '"generated_ids":[7042,30,198,198,504,2988,314,42]' \
-  "${generate[@]}" --ids 504,3575,282,4649,314 --max-new-tokens 8 --json
+  "${generate[@]}" --ids 504,3575,282,4649,314 --max-new-tokens 8 --dtype fp32 --json
 expect_out '"generated_ids":[7042,30,198,198]' \
   "${generate[@]}" --prompt "$prompt" --max-new-tokens 4 --json --no-cache
 expect_out '[0]  Paris' "${generate[@]}" --prompt "$prompt" --prompt Hello --max-new-tokens 1
