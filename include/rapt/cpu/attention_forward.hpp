@@ -8,8 +8,10 @@
 //       l  = f l + rowsum E;    o = f o + E V_J;  m = m'
 //   out = o / l;  logsumexp = m + log l
 //
-//              keys ->                       A block is up to 480 rows (query, head of the group),
-//              so
+// The products are those of cpu/attention_product.hpp, fp32 or pairs of bfloat16; sizes here are
+// those of fp32.
+//
+//              keys ->                       A block is up to 480 rows (query, head of a group), so
 //          full   full  partial  skip        that a packed tile of K and V serves all of them.
 //        +------+------+------+- - - +       Verdicts are asked for a block, then for 48 rows; in a
 //   rows |      |      |   \  |      |       partial tile each 6 rows take the columns between the
@@ -31,47 +33,30 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "rapt/attention/options.hpp"
 #include "rapt/attention/sequences.hpp"
 #include "rapt/core/backend.hpp"
 #include "rapt/core/parallel.hpp"
 #include "rapt/core/scratch.hpp"
+#include "rapt/cpu/attention_amx.hpp"
 #include "rapt/cpu/attention_call.hpp"
 #include "rapt/cpu/attention_decode.hpp"
+#include "rapt/cpu/attention_product.hpp"
 #include "rapt/cpu/attention_tile.hpp"
 #include "rapt/cpu/simd.hpp"
 
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
-namespace detail {
-
-/// o = f o + sum of s[j] v_j over keys [begin, end) of a packed tile, keys of weight 0 left out.
-template <class A>
-[[gnu::noinline]] void accumulate_seen(A* o, A factor, const A* s, index_t begin, index_t end,
-                                       const A* values, index_t value_dim) {
-  using V = Vec<A>;
-  using Tiling = AttentionTiling<A>;
-  for (index_t t = 0; t < value_dim; t += V::kLanes) {
-    V sum = V::load(o + t) * V::broadcast(factor);
-    const A* const column =
-        values + t / Tiling::kPanel * Tiling::kKeyTile * Tiling::kPanel + t % Tiling::kPanel;
-    for (index_t j = begin; j < end; ++j)
-      if (s[j] != 0) sum = fma(V::broadcast(s[j]), V::load(column + j * Tiling::kPanel), sum);
-    sum.store(o + t);
-  }
-}
-
-}  // namespace detail
-
-/// One block of rows against the keys of one head.
-template <class Args, class Mask, class Score>
+/// One block of rows against the keys of one head. Product: cpu/attention_product.hpp.
+template <class Args, class Mask, class Score, class Product>
 class AttentionBlock {
   using T = typename Args::Element;
   using A = accumulate_t<T>;
   using V = Vec<A>;
-  using Tiling = AttentionTiling<A>;
+  using Tiling = typename Product::Tiling;
   using Columns = detail::Columns;
   static constexpr int kGroup = Tiling::kGroup;
   static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
@@ -92,19 +77,13 @@ class AttentionBlock {
         units_{args.scale},
         rows_(block.rows()),
         dim_(args.q.extent(3)),
-        dim_step_(detail::round_up(dim_, V::kLanes)),
-        value_dim_(args.v.extent(3)),
-        value_step_(detail::round_up(value_dim_, V::kLanes)),
-        // Six rows of one head see almost the same keys; those of two heads need not.
-        run_(block.queries >= 4 * kGroup ? block.queries : rows_),
-        groups_of_run_((run_ + kGroup - 1) / kGroup),
+        value_step_(detail::round_up(args.v.extent(3), V::kLanes)),
+        // A group of rows of one head sees almost the same keys; those of two heads need not.
+        groups_{rows_, block.queries >= 4 * kGroup ? block.queries : rows_},
+        product_(scratch, rows_, dim_, args.v.extent(3)),
         k_row_(row_address(args, args.k, seq, kv_head)),
         v_row_(row_address(args, args.v, seq, kv_head)) {
-    const auto buffer = [&](index_t n) { return scratch.template tensor<A>(Shape<1>{n}).data(); };
-    q_ = buffer(rows_ * dim_step_);
-    k_ = buffer(kKeyTile * dim_);
-    v_ = buffer(detail::round_up(value_dim_, kPanel) * kKeyTile);
-    s_ = buffer(kRowTile * kKeyTile);
+    s_ = scratch.template tensor<A>(Shape<1>{kRowTile * kKeyTile}).data();
     seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kGroup * kKeyTile}).data();
     copy_queries();
   }
@@ -125,28 +104,23 @@ class AttentionBlock {
 
  private:
   void copy_queries() {
-    const V factor = V::broadcast(units_.q_factor());
-    for (index_t r = 0; r < rows_; ++r) {
-      const T* const from = args_.q.data() + seq_.row * args_.q.stride(0) +
-                            (seq_.q_begin + block_.query_of(r)) * args_.q.stride(1) +
-                            block_.head_of(r) * args_.q.stride(2);
-      for (index_t t = 0; t < dim_; t += V::kLanes)
-        (detail::load_lanes<A>(from + t, dim_ - t) * factor).store(q_ + r * dim_step_ + t);
-    }
+    for (index_t r = 0; r < rows_; ++r)
+      product_.set_query(r,
+                         args_.q.data() + seq_.row * args_.q.stride(0) +
+                             (seq_.q_begin + block_.query_of(r)) * args_.q.stride(1) +
+                             block_.head_of(r) * args_.q.stride(2),
+                         units_.q_factor());
   }
 
-  /// Rows [begin, end) of group g, up to six of one run.
-  index_t group_begin(index_t g) const {
-    return g / groups_of_run_ * run_ + g % groups_of_run_ * kGroup;
-  }
-  index_t group_end(index_t g) const {
-    return std::min(group_begin(g) + kGroup, (g / groups_of_run_ + 1) * run_);
+  /// The tile at hand, as the product takes it.
+  typename Product::Tile tile() const {
+    return {s_, groups_, first_group_, last_group_, begin_, end_, columns_, factors_};
   }
 
   /// Every tile that is not skipped: its scores, and then either the online softmax into o, m, l
   /// or, given the denominators, the probabilities.
   void walk(index_t kv_begin, index_t kv_end, A* o, A* m, A* l, const A* denominators) {
-    const index_t groups = rows_ / run_ * groups_of_run_;
+    const index_t groups = groups_.count();
     for (tile_begin_ = kv_begin; tile_begin_ < kv_end; tile_begin_ += kKeyTile) {
       const KeySpan keys =
           keys_of(args_, seq_, tile_begin_, std::min(kKeyTile, kv_end - tile_begin_));
@@ -157,7 +131,7 @@ class AttentionBlock {
       bool packed = false;
       for (first_group_ = 0; first_group_ < groups; first_group_ += kGroups) {
         last_group_ = std::min(groups, first_group_ + kGroups);
-        begin_ = group_begin(first_group_), end_ = group_end(last_group_ - 1);
+        begin_ = groups_.begin(first_group_), end_ = groups_.end(last_group_ - 1);
         const TileVerdict part =
             verdict == TileVerdict::full
                 ? verdict
@@ -175,10 +149,10 @@ class AttentionBlock {
         }
         detail::report_tile(mask_, seq_.b, block_, begin_, end_, range);
         soften(m, l);
-        if (part == TileVerdict::partial && !finite_)
+        if (!finite_ && (part == TileVerdict::partial || Product::kFiniteValues))
           accumulate_seen(o);
         else
-          accumulate(o);
+          product_.accumulate(o, tile());
       }
     }
   }
@@ -198,27 +172,16 @@ class AttentionBlock {
   void pack_tile(index_t n, bool with_values) {
     const T* rows[kKeyTile] = {};
     for (index_t j = 0; j < n; ++j) rows[j] = k_row_(tile_begin_ + j);
-    detail::pack_keys(k_, rows, n, dim_);
+    product_.pack_keys(rows, n);
     if (!with_values) return;
     for (index_t j = 0; j < n; ++j) rows[j] = v_row_(tile_begin_ + j);
-    finite_ = detail::pack_values(v_, rows, n, value_dim_);
+    finite_ = product_.pack_values(rows, n);
   }
 
   /// Scores of the tile's row r, one a key.
   A* row(index_t r) const { return s_ + (r - begin_) * kKeyTile; }
   static index_t vector_begin(index_t j) { return j / V::kLanes * V::kLanes; }
   static index_t vector_end(index_t j) { return detail::round_up(j, V::kLanes); }
-
-  /// Dot products of rows [first, last) with the keys of panel p that lie in `columns`.
-  void multiply_panel(index_t first, index_t last, index_t p, Columns columns) const {
-    const index_t begin = std::max(p * kPanel, vector_begin(columns.begin));
-    const index_t end = std::min((p + 1) * kPanel, vector_end(columns.end));
-    if (begin >= end) return;
-    detail::multiply<false>(static_cast<int>(last - first),
-                            static_cast<int>((end - begin) / V::kLanes), row(first) + begin,
-                            kKeyTile, q_, q_ + first * dim_step_, dim_step_,
-                            k_ + p * kPanel * dim_ + begin % kPanel, dim_);
-  }
 
   /// The modifier, on columns of a row.
   void modify(index_t r, Columns columns, const KeySpan& keys) const {
@@ -244,9 +207,7 @@ class AttentionBlock {
   /// S of a tile that every row sees whole.
   void score_full_tile(const KeySpan& keys) {
     const Columns all{0, keys.count};
-    for (index_t p = 0; p * kPanel < keys.count; ++p)
-      for (index_t g = first_group_; g < last_group_; ++g)
-        multiply_panel(group_begin(g), group_end(g), p, all);
+    product_.scores(tile(), all);
     for (index_t r = begin_; r < end_; ++r) {
       columns_[r - begin_] = all;
       if constexpr (!detail::is_identity<Score>) modify(r, all, keys);
@@ -254,10 +215,11 @@ class AttentionBlock {
     }
   }
 
-  /// S of a tile that some rows see in part: of each six rows the columns that one of them sees.
+  /// S of a tile that some rows see in part: of each group the columns that one of its rows sees.
   void score_partial_tile(const KeySpan& keys, const detail::KeyRange& range) {
+    if constexpr (Product::kAllRowsTogether) product_.scores(tile(), {0, keys.count});
     for (index_t g = first_group_; g < last_group_; ++g) {
-      const index_t first = group_begin(g), last = group_end(g);
+      const index_t first = groups_.begin(g), last = groups_.end(g);
       if constexpr (RangeMask<Mask>) {
         if (keys.given == nullptr) {
           Columns seen[kGroup], columns;
@@ -290,8 +252,7 @@ class AttentionBlock {
   void score_columns(index_t first, index_t last, Columns columns, const KeySpan& keys, Hide hide) {
     for (index_t r = first; r < last; ++r) columns_[r - begin_] = columns;
     if (!columns) return;
-    for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
-      multiply_panel(first, last, p, columns);
+    if constexpr (!Product::kAllRowsTogether) product_.group_scores(tile(), first, last, columns);
     for (index_t r = first; r < last; ++r) {
       if constexpr (!detail::is_identity<Score>) modify(r, columns, keys);
       hide(r);
@@ -350,30 +311,11 @@ class AttentionBlock {
     }
   }
 
-  void accumulate(A* o) const {
-    for (index_t t = 0; t < value_dim_; t += kPanel) {
-      const int vectors =
-          static_cast<int>((std::min(kPanel, value_dim_ - t) + V::kLanes - 1) / V::kLanes);
-      for (index_t g = first_group_; g < last_group_; ++g) {
-        const index_t first = group_begin(g);
-        const Columns columns = columns_[first - begin_];
-        if (!columns) continue;
-        detail::multiply<true>(
-            static_cast<int>(group_end(g) - first), vectors, o + first * value_step_ + t,
-            value_step_, factors_ + (first - begin_), row(first) + columns.begin, kKeyTile,
-            v_ + t * kKeyTile + columns.begin * kPanel, columns.end - columns.begin);
-      }
-    }
-  }
-
-  /// The same, in a tile with values that are not finite, some of them perhaps hidden.
+  /// o = f o + P V of a tile with values that are not finite, some of them perhaps hidden.
   [[gnu::noinline, gnu::cold]] void accumulate_seen(A* o) const {
-    for (index_t r = begin_; r < end_; ++r) {
-      const Columns columns = columns_[r - begin_];
-      if (columns)
-        detail::accumulate_seen(o + r * value_step_, factors_[r - begin_], row(r), columns.begin,
-                                columns.end, v_, value_dim_);
-    }
+    for (index_t r = begin_; r < end_; ++r)
+      if (const Columns columns = columns_[r - begin_])
+        product_.accumulate_seen(o + r * value_step_, factors_[r - begin_], row(r), columns);
   }
 
   const Args& args_;
@@ -382,14 +324,16 @@ class AttentionBlock {
   const Score& score_;
   const RowBlock& block_;
   const detail::ScoreUnits<A, Score> units_;
-  const index_t rows_, dim_, dim_step_, value_dim_, value_step_, run_, groups_of_run_;
+  const index_t rows_, dim_, value_step_;
+  const RowGroups<kGroup> groups_;
+  Product product_;
   const RowAddress<T> k_row_, v_row_;
-  A *q_, *k_, *v_, *s_;  // q [rows][dim_step], k and v as packed, s [kRowTile][kKeyTile]
-  mask_int<A>* seen_;    // [6][kKeyTile]
+  A* s_;               // [kRowTile][kKeyTile]
+  mask_int<A>* seen_;  // [kGroup][kKeyTile]
   bool finite_ = true;
-  // The tile at hand: its keys, its groups of six rows, its rows.
+  // The tile at hand: its keys, its groups of rows, its rows.
   index_t tile_begin_ = 0, first_group_ = 0, last_group_ = 0, begin_ = 0, end_ = 0;
-  Columns columns_[kRowTile] = {};  // of each row; six rows share them
+  Columns columns_[kRowTile] = {};  // of each row; a group shares them
   A factors_[kRowTile + V::kLanes] = {};
 };
 
@@ -415,8 +359,9 @@ inline constexpr index_t kFewRows = 192;    // of a block, below which packing s
 
 constexpr index_t ceil_div(index_t n, index_t unit) { return (n + unit - 1) / unit; }
 
+/// Blocks of up to max_rows rows, a multiple of row_unit where there are several.
 inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t kv_heads,
-                                 index_t max_rows, index_t sequences) {
+                                 index_t max_rows, index_t row_unit, index_t sequences) {
   AttentionCut cut{};
   const bool decode = seq.q_len * group <= kDecodeRows;
   cut.heads = std::min(group, max_rows);
@@ -430,7 +375,7 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
     while (few(blocks) && cut.queries * cut.heads >= (blocks + 1) * kFewRows) ++blocks;
     if (blocks > 1) {
       blocks += blocks % 2;
-      cut.queries = round_up(ceil_div(cut.queries, blocks), AttentionTiling<float>::kGroup);
+      cut.queries = round_up(ceil_div(cut.queries, blocks), row_unit);
     }
   }
   cut.query_blocks = ceil_div(seq.q_len, cut.queries);
@@ -452,11 +397,12 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
 
 /// The whole call: see the top of the file. `mask` and `score` are bound to the call, and bound
 /// again to each sequence where lengths differ.
-template <class Args, class Mask, class Score>
+template <class Args, class Mask, class Score,
+          class Product = AttentionProduct<typename Args::Element>>
 class AttentionForward {
   using A = accumulate_t<typename Args::Element>;
-  using Block = AttentionBlock<Args, Mask, Score>;
-  using Tiling = AttentionTiling<A>;
+  using Block = AttentionBlock<Args, Mask, Score, Product>;
+  using Tiling = typename Product::Tiling;
 
  public:
   AttentionForward(const Args& args, const Mask& mask, const Score& score)
@@ -517,7 +463,7 @@ class AttentionForward {
   };
 
   AttentionCut cut_of(const AttentionSequence& seq) const {
-    return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, sequences_);
+    return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, Tiling::kGroup, sequences_);
   }
   /// o, m and l of a block.
   index_t state_size(const AttentionCut& cut) const {
@@ -688,6 +634,9 @@ namespace rapt {
 template <class Args, class Mask, class Score>
 void BackendTraits<Cpu>::attention_forward(Cpu, const Args& args, const Mask& mask,
                                            const Score& score) {
+  if constexpr (cpu::kAmx && std::is_same_v<typename Args::Element, bfloat16>)
+    if (cpu::amx_granted())
+      return cpu::AttentionForward<Args, Mask, Score, cpu::AmxProduct<>>(args, mask, score).run();
   cpu::AttentionForward<Args, Mask, Score>(args, mask, score).run();
 }
 

@@ -22,6 +22,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "rapt/core/config.hpp"
 #include "rapt/cpu/simd.hpp"
@@ -46,12 +47,19 @@ namespace detail {
 
 constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
 
+/// Elements of A that one unit of a panel is multiplied with.
+template <class Unit>
+inline constexpr index_t kUnitElements = std::is_same_v<Unit, Bfloat16Pair> ? 2 : 1;
+
 /// kRows x kVecs accumulators over `depth` steps. Rows of A lie a_step apart. Four steps at a time:
-/// a core that runs two threads has few instructions to spare beside the multiply-adds.
-template <int kRows, int kVecs, bool kAccumulate, class A>
-inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, index_t a_step,
-                          const A* b, index_t depth) {
+/// a core that runs two threads has few instructions to spare beside the multiply-adds. E and Unit
+/// are A, or bfloat16 and pairs of them.
+template <int kRows, int kVecs, bool kAccumulate, class A, class E, class Unit>
+inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, index_t a_step,
+                          const Unit* b, index_t depth) {
   using V = Vec<A>;
+  using U = Vec<Unit>;
+  constexpr index_t kElements = kUnitElements<Unit>;
   V acc[kRows][kVecs];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -64,13 +72,13 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, ind
     }
   }
   const auto step = [&](index_t k) {
-    V bk[kVecs];
+    U bk[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v)
-      bk[v] = V::load(b + k * AttentionTiling<A>::kPanel + v * V::kLanes);
+      bk[v] = U::load(b + k * AttentionTiling<A>::kPanel + v * V::kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const V aik = V::broadcast(a[i * a_step + k]);
+      const U aik = U::broadcast(a[i * a_step + k * kElements]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(aik, bk[v], acc[i][v]);
     }
@@ -79,7 +87,7 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, ind
   for (; depth >= kSteps; depth -= kSteps) {
 #pragma GCC unroll 4
     for (index_t k = 0; k < kSteps; ++k) step(k);
-    a += kSteps;
+    a += kSteps * kElements;
     b += kSteps * AttentionTiling<A>::kPanel;
   }
   for (index_t k = 0; k < depth; ++k) step(k);
@@ -91,9 +99,9 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const A* a, ind
 }
 
 /// The same for 1 to kVectors vectors.
-template <int kRows, bool kAccumulate, class A>
-inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, const A* a,
-                          index_t a_step, const A* b, index_t depth) {
+template <int kRows, bool kAccumulate, class A, class E, class Unit>
+inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, const E* a,
+                          index_t a_step, const Unit* b, index_t depth) {
   constexpr int kVectors = AttentionTiling<A>::kVectors;
   if (vectors == kVectors)
     multiply_tile<kRows, kVectors, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
@@ -109,9 +117,9 @@ inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, co
 
 /// And for 1 to kGroup rows: 6, or what is left as 4 + 2 + 1. Not inlined: one copy serves all
 /// masks.
-template <bool kAccumulate, class A>
+template <bool kAccumulate, class A, class E, class Unit>
 [[gnu::noinline]] void multiply(int rows, int vectors, A* c, index_t c_step, const A* factor,
-                                const A* a, index_t a_step, const A* b, index_t depth) {
+                                const E* a, index_t a_step, const Unit* b, index_t depth) {
   const auto some = [&]<int kRows>() {
     multiply_rows<kRows, kAccumulate>(vectors, c, c_step, factor, a, a_step, b, depth);
     c += kRows * c_step, a += kRows * a_step, factor += kRows;

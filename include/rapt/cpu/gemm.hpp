@@ -203,25 +203,6 @@ class TileMultiplier {
 
 // ---- packing ----
 
-/// to[i * to_stride + c] = line c at i, for c < lines <= kLanes and i < length: lines become
-/// columns. Whole vectors are written; the lines that do not exist are 0.
-template <class V, class To, class Load>
-inline void transpose_lines(To* to, index_t to_stride, index_t lines, index_t length, Load load) {
-  for (index_t i = 0; i < length; i += V::kLanes) {
-    const index_t n = std::min<index_t>(V::kLanes, length - i);
-    V block[V::kLanes];
-#pragma GCC unroll 16
-    for (int c = 0; c < V::kLanes; ++c) block[c] = c < lines ? load(c, i, n) : V::zero();
-    V::transpose(block);
-    if (n == V::kLanes) {
-#pragma GCC unroll 16
-      for (int r = 0; r < V::kLanes; ++r) block[r].store(to + (i + r) * to_stride);
-    } else {
-      for (int r = 0; r < n; ++r) block[r].store(to + (i + r) * to_stride);
-    }
-  }
-}
-
 /// Columns of b, `depth` elements of each, into a panel of whole vectors; b is the corner.
 template <class T, class Stored>
 [[gnu::noinline]] void pack_panel(Stored* to, MatrixRef<T> b, index_t columns, index_t depth) {

@@ -301,6 +301,10 @@ struct Vec<Bfloat16Pair> {
     const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, odd));
     return {_mm512_or_si512(low, _mm512_slli_epi32(high, 16))};
   }
+  /// The numbers of two vectors in their order, to nearest even; what is subnormal becomes 0.
+  static Vec narrow(Vec<float> first, Vec<float> second) {
+    return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second.v, first.v))};
+  }
   void store(Bfloat16Pair* p) const { _mm512_storeu_si512(p, v); }
   void store(bfloat16* p) const { _mm512_storeu_si512(p, v); }
 

@@ -1,0 +1,201 @@
+// The products of a tile of attention in matrix registers (cpu/attention_product.hpp).
+//
+//   S   32 rows x 32 keys at a time over pairs of dims         K_J  [keys / 32][dim / 2][32] pairs
+//   O   32 rows x 32 dims at a time over pairs of keys         V_J  [dims / 32][keys / 2][32] pairs
+//
+// The rows of a tile are multiplied together, 32 or 16 at a time, so that the registers are
+// configured once for a block: what lies beyond the last row is computed and left. A partial tile
+// is computed whole and hidden, P V between the first and the last key that some row sees. P takes
+// the place of S, 32 keys at a time: their first bits, then the next ones.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "rapt/cpu/attention_product.hpp"
+#include "rapt/cpu/simd/amx.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+/// Tiles: AmxTiles, or what a test puts in its place.
+template <class Tiles = AmxTiles, class Unit = Bfloat16Pair>
+class AmxProduct {
+  using V = Vec<float>;
+  using U = Vec<Unit>;
+  using Columns = detail::Columns;
+  static constexpr index_t kColumns = 16;              // of a matrix register
+  static constexpr index_t kStep = 2 * Tiles::kUnits;  // elements that it sums at a time
+  static constexpr int kTerms = 2;                     // of P
+
+ public:
+  struct Tiling {
+    static constexpr int kLanes = V::kLanes;
+    static constexpr int kPanel = 32;
+    static constexpr int kGroup = 8;
+    static constexpr int kRowTile = 64;
+    static constexpr int kKeyTile = 128;
+    static_assert(kKeyTile % kStep == 0 && kKeyTile % kPanel == 0 && kPanel % kStep == 0);
+    static_assert(kRowTile % kColumns == 0 && kRowTile % kGroup == 0 && kRowTile % kLanes == 0);
+  };
+  using Tile = ScoreTile<float, Tiling::kGroup>;
+  static constexpr bool kAllRowsTogether = true;
+  static constexpr bool kFiniteValues = true;  // the second term of a weight is often 0
+
+  AmxProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
+      : dim_(dim),
+        dim_step_(detail::round_up(dim, kStep)),
+        value_dim_(value_dim),
+        value_step_(detail::round_up(value_dim, V::kLanes)) {
+    const index_t q_size = detail::round_up(rows + kColumns - 1, kColumns) * dim_step_;
+    const index_t v_columns = detail::round_up(value_dim, kColumns);
+    q_ = scratch.tensor<bfloat16>(Shape<1>{q_size}).data();
+    k_ = scratch.tensor<Unit>(Shape<1>{kKeyTile * dim_step_ / 2}).data();
+    v_ = scratch.tensor<Unit>(Shape<1>{kKeyTile / 2 * v_columns}).data();
+    std::fill_n(q_, q_size, bfloat16{});
+  }
+
+  void set_query(index_t r, const bfloat16* q, float factor) {
+    for (index_t t = 0; t < dim_; t += V::kLanes)
+      detail::store_lanes(detail::load_lanes<float>(q + t, dim_ - t) * V::broadcast(factor),
+                          q_ + r * dim_step_ + t, dim_ - t);
+  }
+
+  void pack_keys(const bfloat16* const* rows, index_t n) {
+    detail::pack_key_pairs<kPanel>(k_, rows, n, detail::round_up(n, kPanel), dim_, dim_step_ / 2);
+  }
+
+  bool pack_values(const bfloat16* const* rows, index_t n) {
+    std::copy_n(rows, n, values_);
+    V infinite = V::zero();  // x 0: 0, or NaN for an infinity or a NaN
+    for (index_t u = 0; u < detail::round_up(n, kStep) / 2; ++u) {
+      const bfloat16* const even = 2 * u < n ? rows[2 * u] : nullptr;
+      const bfloat16* const odd = 2 * u + 1 < n ? rows[2 * u + 1] : nullptr;
+      for (index_t t = 0; t < value_dim_; t += kColumns)
+        for (index_t c = t; c < t + kColumns; c += U::kLanes) {
+          const index_t left = std::min<index_t>(U::kLanes, value_dim_ - c);
+          const U pairs = even != nullptr && left > 0
+                              ? U::interleave(even + c, odd == nullptr ? odd : odd + c, left)
+                              : U::zero();
+          infinite = fma(pairs, U::zero(), infinite);
+          pairs.store(v_ + t / kPanel * kPanel * (kKeyTile / 2) + u * width(t / kPanel * kPanel) +
+                      c % kPanel);
+        }
+    }
+    return sum(infinite) == 0;
+  }
+
+  [[gnu::noinline]] void scores(const Tile& tile, Columns columns) {
+    static constexpr float kZeros[kPanel] = {};
+    const index_t rows = detail::round_up(tile.end - tile.begin, kColumns);
+    for (index_t p = columns.begin / kPanel * kPanel; p < columns.end; p += kPanel)
+      for (index_t r = 0; r < rows; r += Tiles::kRows)
+        tiles_.multiply(std::min(Tiles::kRows, rows - r), kPanel / kColumns,
+                        tile.s + r * kKeyTile + p, kKeyTile, kZeros, 0,
+                        q_ + (tile.begin + r) * dim_step_, dim_step_, k_ + p * dim_step_ / 2,
+                        dim_step_ / 2);
+  }
+
+  [[gnu::noinline]] void accumulate(float* o, const Tile& tile) {
+    const index_t rows = tile.end - tile.begin;
+    Columns keys;
+    for (index_t r = 0; r < rows; ++r)
+      if (tile.columns[r]) keys.include(tile.columns[r].begin, tile.columns[r].end);
+    if (!keys) return;
+    keys = {keys.begin / kStep * kStep, detail::round_up(keys.end, kStep)};
+    for (index_t r = 0; r < rows; ++r) {
+      split(tile.s + r * kKeyTile, tile.columns[r], keys);
+      if (tile.columns[r] && tile.factors[r] != 1)
+        scale(o + (tile.begin + r) * value_step_, tile.factors[r]);
+    }
+    for (index_t t = 0; t < value_dim_; t += kPanel) {
+      const Unit* const v = v_ + t * (kKeyTile / 2) + keys.begin / 2 * width(t);
+      const auto add = [&](index_t r, index_t n, float* to, index_t to_step) {
+        const float* const p = tile.s + r * kKeyTile + keys.begin;
+        tiles_.template multiply<kTerms>(n, width(t) / kColumns, to, to_step, to, to_step,
+                                         reinterpret_cast<const bfloat16*>(p), kTerms * kKeyTile, v,
+                                         (keys.end - keys.begin) / 2);
+      };
+      // Always, where vectors have 16 lanes.
+      const bool fits = t + width(t) <= value_step_;
+      for (index_t r = 0; r < rows;) {
+        const index_t left = rows - r;
+        if (fits && left >= kColumns) {
+          const index_t n = left >= Tiles::kRows ? Tiles::kRows : kColumns;
+          add(r, n, o + (tile.begin + r) * value_step_ + t, value_step_);
+          r += n;
+        } else {
+          add_in_copy(o + (tile.begin + r) * value_step_ + t, std::min(kColumns, left),
+                      std::min(width(t), value_step_ - t),
+                      [&](float* sums) { add(r, kColumns, sums, kPanel); });
+          r += kColumns;
+        }
+      }
+    }
+  }
+
+  void accumulate_seen(float* o, float factor, const float* s, Columns columns) const {
+    detail::accumulate_seen(o, factor, s, columns.begin, columns.end, value_dim_,
+                            [this](index_t j, index_t t) {
+                              return detail::load_lanes<float>(values_[j] + t, value_dim_ - t);
+                            });
+  }
+
+ private:
+  static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
+
+  /// Columns of the panel of values that begins at dim t.
+  index_t width(index_t t) const {
+    return std::min(kPanel, detail::round_up(value_dim_ - t, kColumns));
+  }
+
+  /// The weights of one row and `keys` as two terms, in place: for 32 of them the numbers cut off
+  /// after 8 bits, then what is left of them, rounded to 8. Zeros where the row sees nothing.
+  static void split(float* s, Columns columns, Columns keys) {
+    constexpr int kVectors = kStep / V::kLanes;
+    const V first_bits = V::broadcast(std::bit_cast<float>(0xffff0000u));
+    const index_t begin = columns.begin / V::kLanes * V::kLanes;
+    for (index_t j = keys.begin; j < keys.end; j += kStep) {
+      V first[kVectors], rest[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const index_t at = j + v * V::kLanes;
+        const V x = at >= begin && at < columns.end ? V::load(s + at) : V::zero();
+        first[v] = bit_and(x, first_bits);
+        rest[v] = x - first[v];
+      }
+      bfloat16* const to = reinterpret_cast<bfloat16*>(s + j);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v += 2) {
+        U::narrow(first[v], first[v + 1]).store(to + v * V::kLanes);
+        U::narrow(rest[v], rest[v + 1]).store(to + kStep + v * V::kLanes);
+      }
+    }
+  }
+
+  void scale(float* o, float factor) const {
+    for (index_t t = 0; t < value_step_; t += V::kLanes)
+      (V::load(o + t) * V::broadcast(factor)).store(o + t);
+  }
+
+  /// add(sums) on a copy of `rows` rows of o, since it writes 16 whole rows.
+  template <class Add>
+  void add_in_copy(float* o, index_t rows, index_t columns, Add add) const {
+    float sums[kColumns * kPanel] = {};
+    const auto bytes = static_cast<std::size_t>(columns) * sizeof(float);
+    for (index_t r = 0; r < rows; ++r) std::memcpy(sums + r * kPanel, o + r * value_step_, bytes);
+    add(sums);
+    for (index_t r = 0; r < rows; ++r) std::memcpy(o + r * value_step_, sums + r * kPanel, bytes);
+  }
+
+  const index_t dim_, dim_step_, value_dim_, value_step_;
+  bfloat16* q_;                            // [rows][dim_step]
+  Unit *k_, *v_;                           // [panels][units][columns of the panel]
+  const bfloat16* values_[kKeyTile] = {};  // the rows of v_
+  Tiles tiles_;
+};
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu

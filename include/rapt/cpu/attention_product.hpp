@@ -1,0 +1,196 @@
+// The two products of a tile of attention, S = Q K^T and O = f O + P V, as the machine has them:
+//
+//                        Q, K                 S                    P, V           O
+//   VectorProduct<T>     widened to fp32      fp32 multiply-adds   fp32           multiply-adds
+//   with Bfloat16Pair    bf16, two dims each  vdpbf16ps            fp32           multiply-adds
+//   AmxProduct           bf16, two dims each  tdpbf16ps            two bf16 each  tdpbf16ps
+//
+// (double: multiply-adds of double.) Sums are fp32 everywhere, and the products of bfloat16 inputs
+// are exact, so S is as good as that of fp32, except that pairs flush subnormal inputs and sums to
+// 0: an error below 2^-126 times the other factor. P is not a bfloat16: rounded to 8 bits it would
+// move the small results of terms that cancel by more than their own last bit. Its first 8 bits and
+// the next 8 are multiplied one after the other where a matrix register does it (16 times the rate
+// of fp32), and P V stays in fp32 where pairs are twice as fast: two terms would cost the same. l,
+// the sum of P, is always that of the fp32 weights.
+//
+// A product holds the queries of a block and what is packed of a tile of keys:
+//
+//   Tiling                         the sizes of its tiles
+//   set_query(r, q, factor)        row r of the block
+//   pack_keys, pack_values         rows[0..n) of the tile; says whether all values are finite
+//   scores(tile, columns)          S of the tile's rows, in `columns` (rounded outwards)
+//   group_scores(...)              of one group, unless the product takes all rows together
+//   accumulate(o, tile)            O = f O + P V; P may be overwritten
+//   accumulate_seen(...)           the same for one row, keys of weight 0 left out
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "rapt/core/scratch.hpp"
+#include "rapt/cpu/attention_call.hpp"
+#include "rapt/cpu/attention_tile.hpp"
+#include "rapt/cpu/simd.hpp"
+#include "rapt/cpu/simd/amx.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+/// How the rows of a block fall into groups of up to kGroup, each of one run.
+template <int kGroup>
+struct RowGroups {
+  index_t rows, run;
+  index_t of_run = (run + kGroup - 1) / kGroup;
+
+  index_t count() const { return rows / run * of_run; }
+  index_t begin(index_t g) const { return g / of_run * run + g % of_run * kGroup; }
+  index_t end(index_t g) const { return std::min(begin(g) + kGroup, (g / of_run + 1) * run); }
+};
+
+/// The scores of some rows of a block and one tile of keys.
+template <class A, int kGroup>
+struct ScoreTile {
+  A* s;  // [rows][kKeyTile]
+  RowGroups<kGroup> groups;
+  index_t first_group, last_group;  // its groups
+  index_t begin, end;               // its rows
+  const detail::Columns* columns;   // what each row sees, from row `begin` on; groups share them
+  const A* factors;                 // f of each row
+};
+
+namespace detail {
+
+/// o = f o + sum of s[j] v_j over keys [begin, end), keys of weight 0 left out; value(j, t) are the
+/// lanes from dim t on.
+template <class A, class Value>
+[[gnu::noinline]] void accumulate_seen(A* o, A factor, const A* s, index_t begin, index_t end,
+                                       index_t value_dim, Value value) {
+  using V = Vec<A>;
+  for (index_t t = 0; t < value_dim; t += V::kLanes) {
+    V sum = V::load(o + t) * V::broadcast(factor);
+    for (index_t j = begin; j < end; ++j)
+      if (s[j] != 0) sum = fma(V::broadcast(s[j]), value(j, t), sum);
+    sum.store(o + t);
+  }
+}
+
+/// Keys rows[0..n), pairs along their dims, into panels [units][kPanel], transposed. What does not
+/// exist up to `units` and up to whole vectors, or in the last panel up to `end`, is 0.
+template <index_t kPanel, class Unit>
+[[gnu::noinline]] void pack_key_pairs(Unit* packed, const bfloat16* const* rows, index_t n,
+                                      index_t end, index_t dim, index_t units) {
+  using U = Vec<Unit>;
+  for (index_t key = 0; key < end; key += U::kLanes)
+    transpose_lines<U>(
+        packed + key / kPanel * kPanel * units + key % kPanel, kPanel,
+        std::clamp<index_t>(n - key, 0, U::kLanes), units, [&](index_t c, index_t u, index_t) {
+          return 2 * u < dim ? U::load_pairs(rows[key + c] + 2 * u, dim - 2 * u) : U::zero();
+        });
+}
+
+}  // namespace detail
+
+/// Register tiles of multiply-adds. KeyUnit: accumulate_t<T>, or Bfloat16Pair for S by pairs.
+template <class T, class KeyUnit = accumulate_t<T>>
+class VectorProduct {
+  using A = accumulate_t<T>;
+  using V = Vec<A>;
+  using Columns = detail::Columns;
+  static constexpr bool kPairs = std::is_same_v<KeyUnit, Bfloat16Pair>;
+  using Query = std::conditional_t<kPairs, bfloat16, A>;
+
+ public:
+  using Tiling = AttentionTiling<A>;
+  using Tile = ScoreTile<A, Tiling::kGroup>;
+  static constexpr bool kAllRowsTogether = false;
+  static constexpr bool kFiniteValues = false;  // a full tile may hold values that are not
+
+  VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
+      : dim_(dim),
+        dim_step_(detail::round_up(dim, V::kLanes)),
+        units_((dim + detail::kUnitElements<KeyUnit> - 1) / detail::kUnitElements<KeyUnit>),
+        value_dim_(value_dim),
+        value_step_(detail::round_up(value_dim, V::kLanes)) {
+    q_ = scratch.tensor<Query>(Shape<1>{rows * dim_step_}).data();
+    k_ = scratch.tensor<KeyUnit>(Shape<1>{kKeyTile * units_}).data();
+    v_ = scratch.tensor<A>(Shape<1>{detail::round_up(value_dim_, kPanel) * kKeyTile}).data();
+  }
+
+  void set_query(index_t r, const T* q, A factor) {
+    for (index_t t = 0; t < dim_; t += V::kLanes)
+      (detail::load_lanes<A>(q + t, dim_ - t) * V::broadcast(factor)).store(q_ + r * dim_step_ + t);
+  }
+
+  void pack_keys(const T* const* rows, index_t n) {
+    if constexpr (kPairs)
+      detail::pack_key_pairs<kPanel>(k_, rows, n, n, dim_, units_);
+    else
+      detail::pack_keys(k_, rows, n, dim_);
+  }
+  bool pack_values(const T* const* rows, index_t n) {
+    return detail::pack_values(v_, rows, n, value_dim_);
+  }
+
+  void scores(const Tile& tile, Columns columns) const {
+    for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
+      for (index_t g = tile.first_group; g < tile.last_group; ++g)
+        multiply_panel(tile, tile.groups.begin(g), tile.groups.end(g), p, columns);
+  }
+  void group_scores(const Tile& tile, index_t first, index_t last, Columns columns) const {
+    for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
+      multiply_panel(tile, first, last, p, columns);
+  }
+
+  void accumulate(A* o, const Tile& tile) const {
+    for (index_t t = 0; t < value_dim_; t += kPanel) {
+      const int vectors =
+          static_cast<int>((std::min(kPanel, value_dim_ - t) + V::kLanes - 1) / V::kLanes);
+      for (index_t g = tile.first_group; g < tile.last_group; ++g) {
+        const index_t first = tile.groups.begin(g), local = first - tile.begin;
+        const Columns columns = tile.columns[local];
+        if (!columns) continue;
+        detail::multiply<true>(
+            static_cast<int>(tile.groups.end(g) - first), vectors, o + first * value_step_ + t,
+            value_step_, tile.factors + local, tile.s + local * kKeyTile + columns.begin, kKeyTile,
+            v_ + t * kKeyTile + columns.begin * kPanel, columns.end - columns.begin);
+      }
+    }
+  }
+
+  void accumulate_seen(A* o, A factor, const A* s, Columns columns) const {
+    detail::accumulate_seen(
+        o, factor, s, columns.begin, columns.end, value_dim_, [this](index_t j, index_t t) {
+          return V::load(v_ + (t / kPanel * kKeyTile + j) * kPanel + t % kPanel);
+        });
+  }
+
+ private:
+  static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
+
+  /// Dot products of rows [first, last) with the keys of panel p that lie in `columns`.
+  void multiply_panel(const Tile& tile, index_t first, index_t last, index_t p,
+                      Columns columns) const {
+    const index_t begin = std::max(p * kPanel, columns.begin / V::kLanes * V::kLanes);
+    const index_t end = std::min((p + 1) * kPanel, detail::round_up(columns.end, V::kLanes));
+    if (begin >= end) return;
+    detail::multiply<false>(
+        static_cast<int>(last - first), static_cast<int>((end - begin) / V::kLanes),
+        tile.s + (first - tile.begin) * kKeyTile + begin, kKeyTile, tile.factors,
+        q_ + first * dim_step_, dim_step_, k_ + p * kPanel * units_ + begin % kPanel, units_);
+  }
+
+  const index_t dim_, dim_step_, units_, value_dim_, value_step_;
+  Query* q_;    // [rows][dim_step]
+  KeyUnit* k_;  // [panels][units][kPanel]
+  A* v_;        // as pack_values leaves them
+};
+
+/// Of elements of type T, without matrix registers. Where these exist, vdpbf16ps runs at half the
+/// rate of fp32: pairs only elsewhere.
+template <class T>
+using AttentionProduct =
+    VectorProduct<T, std::conditional_t<std::is_same_v<T, bfloat16> && kBfloat16Dot && !kAmx,
+                                        Bfloat16Pair, accumulate_t<T>>>;
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu

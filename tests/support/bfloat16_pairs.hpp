@@ -1,0 +1,120 @@
+// The dot product of bfloat16 pairs and the matrix registers of AMX in plain loops, for machines
+// that have neither: the kernels for those that do are tested anywhere, rounding included but for
+// subnormal numbers, which the instructions flush.
+//
+// Source: Intel Architecture Instruction Set Extensions Programming Reference, VDPBF16PS,
+// TDPBF16PS.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "rapt/cpu/simd.hpp"
+#include "rapt/cpu/simd/amx.hpp"
+
+#if !defined(__AVX512BF16__)
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+
+/// As cpu/simd/avx512.hpp has it.
+template <>
+struct Vec<Bfloat16Pair> {
+  static constexpr int kLanes = Vec<float>::kLanes;
+  Bfloat16Pair v[kLanes];
+
+  static Vec zero() { return {}; }
+  static Vec load(const Bfloat16Pair* p) {
+    Vec x;
+    std::copy_n(p, kLanes, x.v);
+    return x;
+  }
+  static Vec load_pairs(const bfloat16* p, index_t elements) {
+    Vec x{};
+    for (index_t i = 0; i < std::min<index_t>(elements, 2 * kLanes); ++i)
+      (i % 2 == 0 ? x.v[i / 2].even : x.v[i / 2].odd) = p[i];
+    return x;
+  }
+  static Vec broadcast(const bfloat16& first) {
+    Vec x;
+    std::fill_n(x.v, kLanes, Bfloat16Pair{first, (&first)[1]});
+    return x;
+  }
+  static Vec interleave(const bfloat16* even, const bfloat16* odd, index_t n) {
+    Vec x{};
+    for (index_t i = 0; i < n; ++i) x.v[i] = {even[i], odd == nullptr ? bfloat16{} : odd[i]};
+    return x;
+  }
+  static Vec narrow(Vec<float> first, Vec<float> second) {
+    bfloat16 numbers[2 * kLanes];
+    first.store(numbers), second.store(numbers + kLanes);
+    return load_pairs(numbers, 2 * kLanes);
+  }
+  void store(Bfloat16Pair* p) const { std::copy_n(v, kLanes, p); }
+  void store(bfloat16* p) const {
+    for (int i = 0; i < kLanes; ++i) p[2 * i] = v[i].even, p[2 * i + 1] = v[i].odd;
+  }
+
+  friend Vec<float> fma(const Vec& a, const Vec& b, Vec<float> c) {
+    float sums[kLanes];
+    c.store(sums);
+    for (int i = 0; i < kLanes; ++i) {
+      sums[i] = std::fma(float(a.v[i].odd), float(b.v[i].odd), sums[i]);
+      sums[i] = std::fma(float(a.v[i].even), float(b.v[i].even), sums[i]);
+    }
+    return Vec<float>::load(sums);
+  }
+  static void transpose(Vec (&a)[kLanes]) {
+    for (int i = 0; i < kLanes; ++i)
+      for (int j = i + 1; j < kLanes; ++j) std::swap(a[i].v[j], a[j].v[i]);
+  }
+};
+
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu
+#endif
+
+namespace rapt::test {
+
+/// As AmxTiles (cpu/simd/amx.hpp). Throws where the registers would have to be configured anew.
+class EmulatedTiles {
+ public:
+  static constexpr index_t kRows = 32, kUnits = 16;
+
+  template <int kTerms = 1>
+  void multiply(index_t rows, index_t vectors, float* to, index_t to_stride, const float* start,
+                index_t start_stride, const bfloat16* a, index_t a_stride,
+                const cpu::Bfloat16Pair* b, index_t depth) {
+    if (rows != 16 && rows != kRows) throw std::logic_error("not a tile of 16 or 32 rows");
+    if (vectors < 1 || vectors > 3 || depth % kUnits != 0) throw std::logic_error("not a tile");
+    const index_t columns = 16 * vectors;
+    float sums[kRows][48];
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t c = 0; c < columns; ++c) sums[i][c] = start[i * start_stride + c];
+    for (index_t u = 0; u < depth; u += kUnits)
+      for (index_t term = 0; term < kTerms; ++term)
+        for (index_t i = 0; i < rows; ++i)
+          add(sums[i], a + i * a_stride + 2 * (u * kTerms + term * kUnits), b + u * columns,
+              columns);
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t c = 0; c < columns; ++c) to[i * to_stride + c] = sums[i][c];
+  }
+
+ private:
+  /// One instruction: 32 elements of k, even and odd ones apart.
+  static void add(float* sums, const bfloat16* a, const cpu::Bfloat16Pair* b, index_t columns) {
+    float even[48] = {}, odd[48] = {};
+    for (index_t k = 0; k < kUnits; ++k) {
+      const float a_even = float(a[2 * k]), a_odd = float(a[2 * k + 1]);
+      for (index_t c = 0; c < columns; ++c) {
+        even[c] = std::fma(a_even, float(b[k * columns + c].even), even[c]);
+        odd[c] = std::fma(a_odd, float(b[k * columns + c].odd), odd[c]);
+      }
+    }
+    for (index_t c = 0; c < columns; ++c) sums[c] += even[c] + odd[c];
+  }
+};
+
+}  // namespace rapt::test
