@@ -50,6 +50,39 @@ TEST(Score, BiasesFromTables) {
   expect_score_is_right(Full{}, AdditiveBias<>{additive});
 }
 
+TEST(Score, TablesOfAnyShapeAndStride) {
+  // Saturated on both sides, one row for all heads, and a table that is one number.
+  for (const index_t width : {1, 3, 301}) {
+    const auto shared = normal<float>(Shape<2>{1, width}, 5);
+    expect_score_is_right(Full{}, RelativeBias<>{shared});
+    const auto halves = normal<half>(Shape<2>{4, width}, 6);
+    expect_score_is_right(Causal{}, RelativeBias<half>{halves});
+    // Every other entry of a wider table.
+    const auto wide = normal<float>(Shape<2>{4, 2 * width}, 7);
+    expect_score_is_right(Full{}, RelativeBias<>{TensorView<const float, 2>(
+                                      wide.data(), Shape<2>{4, width}, Shape<2>{2 * width, 2})});
+  }
+  // Keys of one bias a query, and a table that lies transposed.
+  const auto column = normal<float>(Shape<4>{2, 4, 70, 1}, 8);
+  expect_score_is_right(
+      Full{}, AdditiveBias<>{TensorView<const float, 4>(column.data(), Shape<4>{2, 4, 70, 131},
+                                                        Shape<4>{280, 70, 1, 0})});
+  const auto transposed = normal<float>(Shape<4>{1, 4, 131, 70}, 9);
+  expect_score_is_right(Full{}, AdditiveBias<>{transposed.view().transpose(2, 3)});
+  const auto brain = normal<bfloat16>(Shape<4>{1, 1, 70, 131}, 10);
+  expect_score_is_right(Full{}, AdditiveBias<bfloat16>{brain});
+}
+
+TEST(Score, KeysThatNobodySeesLeaveGaps) {
+  const auto slopes = alibi_slopes(4);
+  const auto holes = [](index_t, index_t, index_t, index_t kv) {
+    return kv % 7 != 3 && kv % 5 != 1;
+  };
+  expect_score_is_right(holes, Alibi<>{slopes});
+  const auto relative = normal<float>(Shape<2>{4, 33}, 3);
+  expect_score_is_right(holes, then(RelativeBias<>{relative}, SoftCap{3}, Alibi<>{slopes}));
+}
+
 TEST(Score, AnAdditiveBiasOfMinusInfinityHides) {
   Problem<float> p({.q_len = 9, .kv_len = 20, .heads = 2, .kv_heads = 2, .head_dim = 8});
   auto bias = normal<float>(Shape<4>{1, 1, 9, 20}, 4);

@@ -40,7 +40,7 @@ class AmxProduct {
     static_assert(kKeyTile % kStep == 0 && kKeyTile % kPanel == 0 && kPanel % kStep == 0);
     static_assert(kRowTile % kColumns == 0 && kRowTile % kGroup == 0 && kRowTile % kLanes == 0);
   };
-  using Tile = ScoreTile<float, Tiling::kGroup>;
+  using Tile = ScoreTile<float>;
   static constexpr bool kAllRowsTogether = true;
   static constexpr bool kFiniteValues = true;  // the second term of a weight is often 0
 

@@ -49,6 +49,7 @@
 #include "rapt/core/scratch.hpp"
 #include "rapt/cpu/attention_backward_tile.hpp"
 #include "rapt/cpu/attention_call.hpp"
+#include "rapt/cpu/attention_score.hpp"
 #include "rapt/cpu/simd.hpp"
 #include "rapt/mask/bias_gradient.hpp"
 
@@ -372,26 +373,40 @@ class BackwardUnit {
     const A lse = lse_[rows.first + r], delta = delta_[rows.first + r];
     if constexpr (detail::is_identity<Score>) {
       detail::gradient_row(s, dp, begin, end, args_.scale, lse, delta, columns.tested, seen);
-    } else if constexpr (std::is_same_v<Score, SoftCap>) {
-      detail::soft_cap_row(s, derivative_, begin, end, args_.scale, static_cast<A>(score_.cap));
-      detail::gradient_row(s, dp, begin, end, A(1), lse, delta, columns.tested, seen, derivative_);
-    } else {
-      // The score as a dual number that starts with derivative 1.
-      const index_t h = rows.block.head, q_pos = rows.block.position_of(r);
-      A scaled[kKeyTile];
-      for (index_t j = columns.begin; j < columns.end; ++j) {
-        scaled[j] = s[j] * args_.scale;
-        const index_t p = keys.position(j);
-        derivative_[j] = 0;
-        if (p < 0 || !columns.shows(j, seen)) continue;
-        const Dual<A> z = score_(Dual<A>{scaled[j], A(1)}, seq_.b, h, q_pos, p);
-        s[j] = z.value;
-        derivative_[j] = z.derivative;
-      }
-      detail::gradient_row(s, dp, begin, end, A(1), lse, delta, columns.tested, seen);
-      add_bias(h, q_pos, keys, columns, scaled, dp);
-      detail::scale_row(dp, derivative_, columns.begin, columns.end);
+      return;
     }
+    const detail::ScoreRow pairs{seq_.b, rows.block.head, rows.block.position_of(r),
+                                 keys.part(columns.begin, columns.end - columns.begin)};
+    if constexpr (detail::RowModifier<Score>::kVector) {
+      if (keys.given == nullptr && !wants_bias()) {
+        using Modifier = detail::RowModifier<Score>;
+        A* const derivative = Modifier::kAdditive ? nullptr : derivative_;
+        if (derivative != nullptr) std::fill(derivative + begin, derivative + end, A(1));
+        Modifier::apply(s + columns.begin,
+                        derivative == nullptr ? derivative : derivative + columns.begin, score_,
+                        args_.scale, pairs);
+        detail::gradient_row(s, dp, begin, end, A(1), lse, delta, columns.tested, seen, derivative);
+        return;
+      }
+    }
+    // The score as a dual number that starts with derivative 1.
+    A scaled[kKeyTile];
+    for (index_t j = columns.begin; j < columns.end; ++j) scaled[j] = s[j] * args_.scale;
+    detail::modify_row_with_derivative(
+        s + columns.begin, derivative_ + columns.begin, score_, args_.scale, pairs,
+        [&](index_t j) { return columns.shows(columns.begin + j, seen); });
+    detail::gradient_row(s, dp, begin, end, A(1), lse, delta, columns.tested, seen);
+    add_bias(pairs.h, pairs.q_pos, keys, columns, scaled, dp);
+    detail::scale_row(dp, derivative_, columns.begin, columns.end);
+  }
+
+  /// Whether a table in the score wants its gradient.
+  bool wants_bias() const {
+    if constexpr (rapt::detail::bias_count<true, Score> == 1)
+      if (args_.dbias) return true;
+    if constexpr (rapt::detail::bias_count<false, Score> == 1)
+      if (sums_.dbias != nullptr) return true;
+    return false;
   }
 
   /// Gradients of the tables in the score, from dz of one row.

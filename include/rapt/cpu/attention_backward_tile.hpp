@@ -196,18 +196,6 @@ inline void gradient_row(A* s, A* dp, index_t begin, index_t end, A factor, A ls
   }
 }
 
-/// s = cap tanh(factor s / cap) and its derivative, over whole vectors.
-template <class A>
-inline void soft_cap_row(A* s, A* derivative, index_t begin, index_t end, A factor, A cap) {
-  using V = Vec<A>;
-  const V f = V::broadcast(factor / cap), c = V::broadcast(cap), one = V::broadcast(A(1));
-  for (index_t j = begin; j < end; j += V::kLanes) {
-    const V t = tanh(V::load(s + j) * f);
-    (c * t).store(s + j);
-    (one - t * t).store(derivative + j);
-  }
-}
-
 /// x[j] *= y[j] where x is not 0: a key that weighs nothing has no gradient, whatever the
 /// derivative of its score.
 template <class A>

@@ -11,7 +11,6 @@
 #include "rapt/cpu/attention_tile.hpp"
 #include "rapt/cpu/rows.hpp"
 #include "rapt/mask/concept.hpp"
-#include "rapt/mask/score.hpp"
 
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
@@ -89,6 +88,24 @@ struct RowBlock {
   index_t head_of(index_t r) const { return head + r / queries; }
   index_t query_of(index_t r) const { return i_begin + r % queries; }
   index_t position_of(index_t r) const { return positions[r % queries]; }
+};
+
+/// Head, query and position of one row after the other: one division for all of them.
+class RowCursor {
+ public:
+  RowCursor(const RowBlock& block, index_t r)
+      : block_(block), head_(block.head_of(r)), query_(r % block.queries) {}
+  index_t head() const { return head_; }
+  index_t query() const { return block_.i_begin + query_; }
+  index_t position() const { return block_.positions[query_]; }
+  RowCursor& operator++() {
+    if (++query_ == block_.queries) query_ = 0, ++head_;
+    return *this;
+  }
+
+ private:
+  const RowBlock& block_;
+  index_t head_, query_;
 };
 
 namespace detail {
@@ -246,51 +263,6 @@ Columns seen_columns(const Mask& mask, index_t b, index_t h, index_t q_pos, cons
   };
   return {column(seen.begin), column(seen.end)};
 }
-
-/// Scores that no modifier changes stay as dot products: their factor joins the exponent's.
-template <class Score>
-inline constexpr bool is_identity = std::is_same_v<Score, Identity>;
-
-/// s[j] = cap tanh(scale s[j] / cap), which the standard library would do one by one.
-template <class A>
-void cap_row(A* s, index_t n, A cap, A scale) {
-  using V = Vec<A>;
-  const V inner = V::broadcast(scale / cap), outer = V::broadcast(cap);
-  for (index_t j = 0; j < n; j += V::kLanes)
-    store_lanes(outer * tanh(inner * load_lanes<A>(s + j, n - j)), s + j, n - j);
-}
-
-/// s[j] = score(scale * s[j], ...).
-template <class A, class Score>
-void modify_row(A* s, const Score& score, A scale, index_t b, index_t h, index_t q_pos,
-                const KeySpan& keys) {
-  if constexpr (std::is_same_v<Score, SoftCap>) {
-    cap_row(s, keys.count, static_cast<A>(score.cap), scale);
-  } else if constexpr (!is_identity<Score>) {
-    index_t j = 0;
-    if (keys.given == nullptr) {
-      constexpr index_t kChunk = Vec<A>::kLanes;  // a loop of known length can become vector code
-      for (; j + kChunk <= keys.count; j += kChunk)
-        for (index_t c = 0; c < kChunk; ++c)
-          s[j + c] = static_cast<A>(score(s[j + c] * scale, b, h, q_pos, keys.begin + j + c));
-    }
-    for (; j < keys.count; ++j) {
-      const index_t p = keys.position(j);
-      if (p >= 0) s[j] = static_cast<A>(score(s[j] * scale, b, h, q_pos, p));
-    }
-  }
-}
-
-/// What of a scale is folded into q (its sign, for scores that stay dot products), into the
-/// modifier and into the exponent.
-template <class A, class Score>
-struct ScoreUnits {
-  A scale;
-  A q_factor() const { return is_identity<Score> && scale < 0 ? A(-1) : A(1); }
-  /// From a score as it stands in a tile to natural units, and to an exponent of 2.
-  A natural() const { return is_identity<Score> ? std::abs(scale) : A(1); }
-  A unit() const { return natural() * kLog2E<A>; }
-};
 
 /// A row without its division: running maximum m in natural units, sum l, and o = sum of e v.
 template <class A>

@@ -21,6 +21,7 @@
 
 #include "rapt/core/scratch.hpp"
 #include "rapt/cpu/attention_call.hpp"
+#include "rapt/cpu/attention_score.hpp"
 #include "rapt/cpu/attention_tile.hpp"
 #include "rapt/cpu/simd.hpp"
 
@@ -354,13 +355,15 @@ class DecodeItem {
     const index_t whole = round_up(n, V::kLanes);
     for (index_t r = 0; r < rows_; ++r) {
       A* const row = s_ + r * kDecodeKeys;
-      if constexpr (std::is_same_v<Score, SoftCap>) {
-        cap_row(row, n, static_cast<A>(score_.cap), units_.scale);
-      } else if constexpr (!is_identity<Score>) {
-        for (index_t j = 0; j < n; ++j)
-          if (const index_t p = keys.position(index[j]); p >= 0)
-            row[j] = static_cast<A>(
-                score_(row[j] * units_.scale, seq_.b, block.head_of(r), block.position_of(r), p));
+      if constexpr (!is_identity<Score>) {
+        ScoreRow pairs{seq_.b, block.head_of(r), block.position_of(r), keys};
+        for (index_t j = 0; j < n;) {  // keys that nobody sees leave gaps
+          index_t end = j + 1;
+          while (end < n && index[end] == index[end - 1] + 1) ++end;
+          pairs.keys = keys.part(index[j], end - j);
+          modify_row(row + j, score_, units_.scale, pairs);
+          j = end;
+        }
       }
       if (mixed) {
         for (index_t j = 0; j < n; ++j)

@@ -33,6 +33,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <type_traits>
 
 #include "rapt/attention/options.hpp"
@@ -44,6 +45,7 @@
 #include "rapt/cpu/attention_call.hpp"
 #include "rapt/cpu/attention_decode.hpp"
 #include "rapt/cpu/attention_product.hpp"
+#include "rapt/cpu/attention_score.hpp"
 #include "rapt/cpu/attention_tile.hpp"
 #include "rapt/cpu/simd.hpp"
 
@@ -104,23 +106,26 @@ class AttentionBlock {
 
  private:
   void copy_queries() {
-    for (index_t r = 0; r < rows_; ++r)
+    RowCursor at(block_, 0);
+    for (index_t r = 0; r < rows_; ++r, ++at)
       product_.set_query(r,
                          args_.q.data() + seq_.row * args_.q.stride(0) +
-                             (seq_.q_begin + block_.query_of(r)) * args_.q.stride(1) +
-                             block_.head_of(r) * args_.q.stride(2),
+                             (seq_.q_begin + at.query()) * args_.q.stride(1) +
+                             at.head() * args_.q.stride(2),
                          units_.q_factor());
   }
 
   /// The tile at hand, as the product takes it.
-  typename Product::Tile tile() const {
-    return {s_, groups_, first_group_, last_group_, begin_, end_, columns_, factors_};
+  typename Product::Tile tile() const { return {s_, groups(), begin_, end_, columns_, factors_}; }
+
+  std::span<const RowGroup> groups() const {
+    return {tile_groups_, static_cast<std::size_t>(group_count_)};
   }
 
   /// Every tile that is not skipped: its scores, and then either the online softmax into o, m, l
   /// or, given the denominators, the probabilities.
   void walk(index_t kv_begin, index_t kv_end, A* o, A* m, A* l, const A* denominators) {
-    const index_t groups = groups_.count();
+    const index_t all_groups = groups_.count();
     for (tile_begin_ = kv_begin; tile_begin_ < kv_end; tile_begin_ += kKeyTile) {
       const KeySpan keys =
           keys_of(args_, seq_, tile_begin_, std::min(kKeyTile, kv_end - tile_begin_));
@@ -129,9 +134,10 @@ class AttentionBlock {
       if (verdict == TileVerdict::skip) continue;
 
       bool packed = false;
-      for (first_group_ = 0; first_group_ < groups; first_group_ += kGroups) {
-        last_group_ = std::min(groups, first_group_ + kGroups);
-        begin_ = groups_.begin(first_group_), end_ = groups_.end(last_group_ - 1);
+      for (index_t first_group = 0; first_group < all_groups; first_group += kGroups) {
+        group_count_ = std::min(kGroups, all_groups - first_group);
+        for (index_t g = 0; g < group_count_; ++g) tile_groups_[g] = groups_[first_group + g];
+        begin_ = tile_groups_[0].begin, end_ = tile_groups_[group_count_ - 1].end;
         const TileVerdict part =
             verdict == TileVerdict::full
                 ? verdict
@@ -139,6 +145,7 @@ class AttentionBlock {
         if (part == TileVerdict::skip) continue;
         if (!packed) pack_tile(keys.count, denominators == nullptr);
         packed = true;
+        fetch_ahead(first_group, all_groups, kv_end);
         if (part == TileVerdict::full)
           score_full_tile(keys);
         else
@@ -178,6 +185,17 @@ class AttentionBlock {
     finite_ = product_.pack_values(rows, n);
   }
 
+  /// Brings a share of the next tile's rows nearer, so that packing need not wait for memory.
+  void fetch_ahead(index_t first_group, index_t all_groups, index_t kv_end) const {
+    const index_t next = tile_begin_ + kKeyTile, count = std::min(kKeyTile, kv_end - next);
+    if (count <= 0) return;
+    const index_t end = count * (first_group + group_count_) / all_groups;
+    for (index_t j = count * first_group / all_groups; j < end; ++j) {
+      detail::prefetch_row(k_row_(next + j), dim_);
+      detail::prefetch_row(v_row_(next + j), args_.v.extent(3));
+    }
+  }
+
   /// Scores of the tile's row r, one a key.
   A* row(index_t r) const { return s_ + (r - begin_) * kKeyTile; }
   static index_t vector_begin(index_t j) { return j / V::kLanes * V::kLanes; }
@@ -185,9 +203,9 @@ class AttentionBlock {
 
   /// The modifier, on columns of a row.
   void modify(index_t r, Columns columns, const KeySpan& keys) const {
-    detail::modify_row(row(r) + columns.begin, score_, units_.scale, seq_.b, block_.head_of(r),
-                       block_.position_of(r),
-                       keys.part(columns.begin, columns.end - columns.begin));
+    detail::modify_row(row(r) + columns.begin, score_, units_.scale,
+                       {seq_.b, block_.head_of(r), block_.position_of(r),
+                        keys.part(columns.begin, columns.end - columns.begin)});
   }
   /// Minus infinity outside of `seen`, in the vectors of `columns`.
   void hide_outside(index_t r, Columns seen, Columns columns) const {
@@ -218,15 +236,15 @@ class AttentionBlock {
   /// S of a tile that some rows see in part: of each group the columns that one of its rows sees.
   void score_partial_tile(const KeySpan& keys, const detail::KeyRange& range) {
     if constexpr (Product::kAllRowsTogether) product_.scores(tile(), {0, keys.count});
-    for (index_t g = first_group_; g < last_group_; ++g) {
-      const index_t first = groups_.begin(g), last = groups_.end(g);
+    for (const auto& [first, last] : groups()) {
       if constexpr (RangeMask<Mask>) {
         if (keys.given == nullptr) {
           Columns seen[kGroup], columns;
-          for (index_t r = first; r < last; ++r) {
-            seen[r - first] =
-                detail::seen_columns(mask_, seq_.b, block_.head_of(r), block_.position_of(r), keys);
-            if (seen[r - first]) columns.include(seen[r - first].begin, seen[r - first].end);
+          RowCursor at(block_, first);
+          for (index_t r = first; r < last; ++r, ++at) {
+            Columns& of_row = seen[r - first];
+            of_row = detail::seen_columns(mask_, seq_.b, at.head(), at.position(), keys);
+            if (of_row) columns.include(of_row.begin, of_row.end);
           }
           score_columns(first, last, columns, keys, [&](index_t r) {
             const Columns of_row = seen[r - first];
@@ -332,7 +350,8 @@ class AttentionBlock {
   mask_int<A>* seen_;  // [kGroup][kKeyTile]
   bool finite_ = true;
   // The tile at hand: its keys, its groups of rows, its rows.
-  index_t tile_begin_ = 0, first_group_ = 0, last_group_ = 0, begin_ = 0, end_ = 0;
+  index_t tile_begin_ = 0, group_count_ = 0, begin_ = 0, end_ = 0;
+  RowGroup tile_groups_[kGroups] = {};
   Columns columns_[kRowTile] = {};  // of each row; a group shares them
   A factors_[kRowTile + V::kLanes] = {};
 };
@@ -596,8 +615,9 @@ class AttentionForward {
   void finish(const Item& at, index_t kv_head, const RowBlock& block, Scratch<Cpu>& scratch,
               State state) const {
     A* const whole = scratch.tensor<A>(Shape<1>{block.rows()}).data();
-    for (index_t r = 0; r < block.rows(); ++r)
-      whole[r] = detail::finish_row(args_, at.seq, block.head_of(r), block.query_of(r), state(r));
+    RowCursor row(block, 0);
+    for (index_t r = 0; r < block.rows(); ++r, ++row)
+      whole[r] = detail::finish_row(args_, at.seq, row.head(), row.query(), state(r));
     if (args_.probabilities) write_probabilities(at, kv_head, block, scratch, whole);
   }
 

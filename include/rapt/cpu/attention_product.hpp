@@ -25,6 +25,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 #include <type_traits>
 
 #include "rapt/core/scratch.hpp"
@@ -36,26 +37,33 @@
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
-/// How the rows of a block fall into groups of up to kGroup, each of one run.
+/// Some rows [begin, end) of a block.
+struct RowGroup {
+  index_t begin, end;
+};
+
+/// How the rows of a block fall into groups of up to kGroup, each of one run. operator[] divides: a
+/// tile asks for its groups once.
 template <int kGroup>
 struct RowGroups {
   index_t rows, run;
   index_t of_run = (run + kGroup - 1) / kGroup;
 
   index_t count() const { return rows / run * of_run; }
-  index_t begin(index_t g) const { return g / of_run * run + g % of_run * kGroup; }
-  index_t end(index_t g) const { return std::min(begin(g) + kGroup, (g / of_run + 1) * run); }
+  RowGroup operator[](index_t g) const {
+    const index_t first = g / of_run * run, begin = first + g % of_run * kGroup;
+    return {begin, std::min(begin + kGroup, first + run)};
+  }
 };
 
 /// The scores of some rows of a block and one tile of keys.
-template <class A, int kGroup>
+template <class A>
 struct ScoreTile {
   A* s;  // [rows][kKeyTile]
-  RowGroups<kGroup> groups;
-  index_t first_group, last_group;  // its groups
-  index_t begin, end;               // its rows
-  const detail::Columns* columns;   // what each row sees, from row `begin` on; groups share them
-  const A* factors;                 // f of each row
+  std::span<const RowGroup> groups;
+  index_t begin, end;              // its rows
+  const detail::Columns* columns;  // what each row sees, from row `begin` on; groups share them
+  const A* factors;                // f of each row
 };
 
 namespace detail {
@@ -101,7 +109,7 @@ class VectorProduct {
 
  public:
   using Tiling = AttentionTiling<A>;
-  using Tile = ScoreTile<A, Tiling::kGroup>;
+  using Tile = ScoreTile<A>;
   static constexpr bool kAllRowsTogether = false;
   static constexpr bool kFiniteValues = false;  // a full tile may hold values that are not
 
@@ -133,8 +141,7 @@ class VectorProduct {
 
   void scores(const Tile& tile, Columns columns) const {
     for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
-      for (index_t g = tile.first_group; g < tile.last_group; ++g)
-        multiply_panel(tile, tile.groups.begin(g), tile.groups.end(g), p, columns);
+      for (const auto& [first, last] : tile.groups) multiply_panel(tile, first, last, p, columns);
   }
   void group_scores(const Tile& tile, index_t first, index_t last, Columns columns) const {
     for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
@@ -145,13 +152,13 @@ class VectorProduct {
     for (index_t t = 0; t < value_dim_; t += kPanel) {
       const int vectors =
           static_cast<int>((std::min(kPanel, value_dim_ - t) + V::kLanes - 1) / V::kLanes);
-      for (index_t g = tile.first_group; g < tile.last_group; ++g) {
-        const index_t first = tile.groups.begin(g), local = first - tile.begin;
+      for (const auto& [first, last] : tile.groups) {
+        const index_t local = first - tile.begin;
         const Columns columns = tile.columns[local];
         if (!columns) continue;
         detail::multiply<true>(
-            static_cast<int>(tile.groups.end(g) - first), vectors, o + first * value_step_ + t,
-            value_step_, tile.factors + local, tile.s + local * kKeyTile + columns.begin, kKeyTile,
+            static_cast<int>(last - first), vectors, o + first * value_step_ + t, value_step_,
+            tile.factors + local, tile.s + local * kKeyTile + columns.begin, kKeyTile,
             v_ + t * kKeyTile + columns.begin * kPanel, columns.end - columns.begin);
       }
     }

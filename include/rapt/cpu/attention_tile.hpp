@@ -51,9 +51,11 @@ constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / un
 template <class Unit>
 inline constexpr index_t kUnitElements = std::is_same_v<Unit, Bfloat16Pair> ? 2 : 1;
 
-/// kRows x kVecs accumulators over `depth` steps. Rows of A lie a_step apart. Four steps at a time:
-/// a core that runs two threads has few instructions to spare beside the multiply-adds. E and Unit
-/// are A, or bfloat16 and pairs of them.
+/// kRows x kVecs accumulators over `depth` steps. Rows of A lie a_step apart. E and Unit are A, or
+/// bfloat16 and pairs of them. With 32 registers four steps at a time: a core that runs two threads
+/// has few instructions to spare beside the multiply-adds. With 16 one at a time: unrolled, a
+/// compiler runs out of registers for addresses and reads a vector of B again for every row, which
+/// halves the speed.
 template <int kRows, int kVecs, bool kAccumulate, class A, class E, class Unit>
 inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, index_t a_step,
                           const Unit* b, index_t depth) {
@@ -83,7 +85,7 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, ind
       for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(aik, bk[v], acc[i][v]);
     }
   };
-  constexpr index_t kSteps = 4;
+  constexpr index_t kSteps = V::kRegisters >= 32 ? 4 : 1;
   for (; depth >= kSteps; depth -= kSteps) {
 #pragma GCC unroll 4
     for (index_t k = 0; k < kSteps; ++k) step(k);
@@ -120,12 +122,13 @@ inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, co
 template <bool kAccumulate, class A, class E, class Unit>
 [[gnu::noinline]] void multiply(int rows, int vectors, A* c, index_t c_step, const A* factor,
                                 const E* a, index_t a_step, const Unit* b, index_t depth) {
+  constexpr int kGroup = AttentionTiling<A>::kGroup;
+  if (rows == kGroup)
+    return multiply_rows<kGroup, kAccumulate>(vectors, c, c_step, factor, a, a_step, b, depth);
   const auto some = [&]<int kRows>() {
     multiply_rows<kRows, kAccumulate>(vectors, c, c_step, factor, a, a_step, b, depth);
     c += kRows * c_step, a += kRows * a_step, factor += kRows;
   };
-  if (rows == AttentionTiling<A>::kGroup)
-    return some.template operator()<AttentionTiling<A>::kGroup>();
   if (rows & 4) some.template operator()<4>();
   if (rows & 2) some.template operator()<2>();
   if (rows & 1) some.template operator()<1>();
@@ -152,7 +155,12 @@ template <class A, class T>
   constexpr index_t kLanes = V::kLanes, kPanel = AttentionTiling<A>::kPanel;
   for (index_t key = 0; key < n; key += kLanes) {
     A* const to = packed + key / kPanel * kPanel * dim + key % kPanel;
-    for (index_t t = 0; t < dim; t += kLanes) {
+    index_t t = 0;
+    if constexpr (requires { V::store_columns(rows, t, to, kPanel); }) {
+      for (; key + kLanes <= n && t + kLanes <= dim; t += kLanes)
+        V::store_columns(rows + key, t, to + t * kPanel, kPanel);
+    }
+    for (; t < dim; t += kLanes) {
       const index_t left = dim - t;
       V block[V::kLanes];
 #pragma GCC unroll 16
