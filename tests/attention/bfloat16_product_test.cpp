@@ -18,17 +18,7 @@ using DotProduct = cpu::VectorProduct<bfloat16, cpu::Bfloat16Pair>;
 using TileProduct = cpu::AmxProduct<EmulatedTiles>;
 bool through_tiles = false;  // which of them computes
 
-/// A mask whose calls go through one of the products; of one type, so that the kernels are few.
-struct Through {
-  AnyMask mask;
-
-  bool operator()(index_t b, index_t h, index_t q, index_t kv) const { return mask(b, h, q, kv); }
-  TileVerdict classify(index_t b, index_t h, PositionRange q, PositionRange kv) const {
-    return mask.classify(b, h, q, kv);
-  }
-  Through bind(const CallShape& call) const { return {mask.bind(call)}; }
-};
-/// One that knows the range of what a query sees.
+/// A mask that knows the range of what a query sees; AnyMask does not.
 struct Window {
   index_t window;
 
@@ -41,7 +31,7 @@ struct Window {
     return mask().visible_range(b, h, q);
   }
 };
-static_assert(RangeMask<Window> && !RangeMask<Through>);
+static_assert(RangeMask<Window> && !RangeMask<AnyMask>);
 
 using Args = AttentionArgs<bfloat16, Cpu>;
 template <class Mask, class Score>
@@ -58,12 +48,12 @@ void forward(const Args& args, const Mask& mask, const Score& score) {
 namespace rapt {
 
 template <>
-void BackendTraits<Cpu>::attention_forward(Cpu, const test::Args& args, const test::Through& mask,
+void BackendTraits<Cpu>::attention_forward(Cpu, const test::Args& args, const test::AnyMask& mask,
                                            const Identity& score) {
   test::forward(args, mask, score);
 }
 template <>
-void BackendTraits<Cpu>::attention_forward(Cpu, const test::Args& args, const test::Through& mask,
+void BackendTraits<Cpu>::attention_forward(Cpu, const test::Args& args, const test::AnyMask& mask,
                                            const SoftCap& score) {
   test::forward(args, mask, score);
 }
@@ -109,9 +99,9 @@ TEST_P(Bfloat16Product, MatchesTheOracleAtEveryHeadDim) {
                         .value_dim = value_dim};
       SCOPED_TRACE(testing::Message() << sizes);
       const Problem<bfloat16> p(sizes, ++seed);
-      expect_matches_oracle(p, Through{Causal{}});
-      expect_matches_oracle(p, Through{Full{}});
-      expect_matches_oracle(p, Window(20), Identity{}, {}, true);
+      expect_matches_oracle(p, AnyMask{Causal{}});
+      expect_matches_oracle(p, AnyMask{Full{}});
+      expect_matches_oracle(p, Window{20}, Identity{}, {}, true);
       if (HasFatalFailure()) return;
     }
 }
@@ -125,8 +115,8 @@ TEST_P(Bfloat16Product, MatchesTheOracleAtEveryLength) {
           .q_len = q_len, .kv_len = kv_len, .heads = 2, .kv_heads = 1, .head_dim = 24};
       SCOPED_TRACE(testing::Message() << sizes);
       const Problem<bfloat16> p(sizes, ++seed);
-      expect_matches_oracle(p, Window(1000));
-      expect_matches_oracle(p, Through{Full{}});
+      expect_matches_oracle(p, Window{1000});
+      expect_matches_oracle(p, AnyMask{Full{}});
       if (HasFatalFailure()) return;
     }
 }
@@ -136,7 +126,7 @@ TEST_P(Bfloat16Product, LongSequencesAndSplits) {
        {std::pair<index_t, index_t>{700, 700}, {40, 4500}, {500, 100}}) {
     const Sizes sizes{.q_len = q_len, .kv_len = kv_len, .heads = 3, .kv_heads = 1, .head_dim = 32};
     SCOPED_TRACE(testing::Message() << sizes);
-    expect_matches_oracle(Problem<bfloat16>(sizes), Window(10000));
+    expect_matches_oracle(Problem<bfloat16>(sizes), Window{10000});
   }
 }
 
@@ -164,8 +154,7 @@ TEST_P(Bfloat16Product, EveryMaskAndScore) {
                              DenseMask<>{map},
                              ~SlidingWindow{30},
                              odd};
-    for (const AnyMask& any : masks) {
-      const Through mask{any};
+    for (const AnyMask& mask : masks) {
       expect_matches_oracle(p, mask);
       expect_matches_oracle(p, mask, SoftCap{2.0}, Options{.scale = -0.3f});
       if (HasFatalFailure()) return;
@@ -185,9 +174,9 @@ TEST_P(Bfloat16Product, SinksProbabilitiesAndScales) {
   sinks(0) = bfloat16(-kInf);
   const auto lengths = list({150, 77, 1});
   for (const float scale : {0.25f, -0.5f}) {
-    expect_matches_oracle(p, Through{Causal{}}, Identity{},
+    expect_matches_oracle(p, AnyMask{Causal{}}, Identity{},
                           Options{.scale = scale, .sink_logits = sinks}, true);
-    expect_matches_oracle(p, Window(3), Identity{}, Options{.scale = scale, .kv_lengths = lengths},
+    expect_matches_oracle(p, Window{3}, Identity{}, Options{.scale = scale, .kv_lengths = lengths},
                           true);
   }
 }
@@ -197,14 +186,14 @@ TEST_P(Bfloat16Product, PackedSequencesPagesAndPositions) {
   const auto cu_k = list({0, 9, 20, 70, 72, 180});
   const Problem<bfloat16> packed(
       {.q_len = 165, .kv_len = 180, .heads = 6, .kv_heads = 2, .head_dim = 12});
-  expect_matches_oracle(packed, Through{Causal{}}, Identity{},
+  expect_matches_oracle(packed, AnyMask{Causal{}}, Identity{},
                         Options{.cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k}, true);
 
   const auto k = normal<bfloat16>(Shape<4>{20, 16, 2, 24}, 2);
   const auto q = normal<bfloat16>(Shape<4>{2, 40, 4, 24}, 3);
   const auto table = integers(Shape<2>{2, 9}, 4, 0, 19);
   const auto lengths = list({141, 50});
-  expect_matches_oracle(q, k, k, Through{Causal{}}, Identity{},
+  expect_matches_oracle(q, k, k, AnyMask{Causal{}}, Identity{},
                         Options{.kv_lengths = lengths, .block_table = table});
 
   const Problem<bfloat16> ring(
@@ -213,7 +202,7 @@ TEST_P(Bfloat16Product, PackedSequencesPagesAndPositions) {
   for (index_t i = 0; i < 20; ++i) q_positions(0, i) = static_cast<std::int32_t>(144 + i);
   for (index_t j = 0; j < 64; ++j)
     kv_positions(0, j) = static_cast<std::int32_t>(j < 9 ? -1 : 100 + (j + 28) % 64);
-  expect_matches_oracle(ring, Window(30), Identity{},
+  expect_matches_oracle(ring, Window{30}, Identity{},
                         Options{.q_positions = q_positions, .kv_positions = kv_positions});
 }
 
@@ -233,10 +222,10 @@ TEST_P(Bfloat16Product, HiddenValuesAreNeverMultiplied) {
           for (index_t t = 0; t < dim; ++t)
             ASSERT_TRUE(std::isfinite(float(out(0, i, h, t)))) << bad << " " << i << " " << t;
     };
-    clean(Through{Causal{}});
-    clean(Window(8));
+    clean(AnyMask{Causal{}});
+    clean(Window{8});
     clean(
-        Through{[=](index_t, index_t, index_t q, index_t kv) { return kv != bad || q % 2 == 0; }});
+        AnyMask{[=](index_t, index_t, index_t q, index_t kv) { return kv != bad || q % 2 == 0; }});
   }
 }
 
@@ -245,8 +234,8 @@ TEST_P(Bfloat16Product, InfiniteValuesStayWhatTheyAre) {
   p.v(0, 3, 0, 1) = bfloat16(kInf);
   p.v(0, 5, 0, 2) = bfloat16(-kInf);
   p.v(0, 6, 0, 4) = bfloat16(kNaN);
-  expect_matches_oracle(p, Through{Full{}});
-  expect_matches_oracle(p, Through{Causal{}});
+  expect_matches_oracle(p, AnyMask{Full{}});
+  expect_matches_oracle(p, AnyMask{Causal{}});
 }
 
 TEST_P(Bfloat16Product, ThreadsNeverChangeAResult) {
@@ -257,7 +246,7 @@ TEST_P(Bfloat16Product, ThreadsNeverChangeAResult) {
   for (const int threads : {1, 2, 3, 7}) {
     set_num_threads(threads);
     Tensor<bfloat16, 4> got(p.q.shape());
-    attention(threads == 1 ? first : got, p.q, p.k, p.v, Window(300));
+    attention(threads == 1 ? first : got, p.q, p.k, p.v, Window{300});
     if (threads > 1) {
       EXPECT_EQ(std::memcmp(got.data(), first.data(), first.bytes()), 0) << threads;
     }

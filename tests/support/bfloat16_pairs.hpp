@@ -52,6 +52,11 @@ struct Vec<Bfloat16Pair> {
     first.store(numbers), second.store(numbers + kLanes);
     return load_pairs(numbers, 2 * kLanes);
   }
+  static Vec narrow_pairs(Vec<float> even, Vec<float> odd) {
+    bfloat16 numbers[2 * kLanes];
+    even.store(numbers), odd.store(numbers + kLanes);
+    return interleave(numbers, numbers + kLanes, kLanes);
+  }
   void store(Bfloat16Pair* p) const { std::copy_n(v, kLanes, p); }
   void store(bfloat16* p) const {
     for (int i = 0; i < kLanes; ++i) p[2 * i] = v[i].even, p[2 * i + 1] = v[i].odd;

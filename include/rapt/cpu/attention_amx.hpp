@@ -12,8 +12,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <cstring>
 
+#include "rapt/cpu/attention_pairs.hpp"
 #include "rapt/cpu/attention_product.hpp"
 #include "rapt/cpu/simd/amx.hpp"
 
@@ -26,19 +26,20 @@ class AmxProduct {
   using V = Vec<float>;
   using U = Vec<Unit>;
   using Columns = detail::Columns;
-  static constexpr index_t kColumns = 16;              // of a matrix register
-  static constexpr index_t kStep = 2 * Tiles::kUnits;  // elements that it sums at a time
-  static constexpr int kTerms = 2;                     // of P
+  static constexpr index_t kRows = detail::kTileColumns;  // read and written together
+  static constexpr index_t kStep = detail::kPairStep;
+  static constexpr int kTerms = 2;  // of P
+  static_assert(kStep == 2 * Tiles::kUnits);
 
  public:
   struct Tiling {
     static constexpr int kLanes = V::kLanes;
-    static constexpr int kPanel = 32;
+    static constexpr int kPanel = static_cast<int>(detail::kPairPanel);
     static constexpr int kGroup = 8;
     static constexpr int kRowTile = 64;
     static constexpr int kKeyTile = 128;
     static_assert(kKeyTile % kStep == 0 && kKeyTile % kPanel == 0 && kPanel % kStep == 0);
-    static_assert(kRowTile % kColumns == 0 && kRowTile % kGroup == 0 && kRowTile % kLanes == 0);
+    static_assert(kRowTile % kRows == 0 && kRowTile % kGroup == 0 && kRowTile % kLanes == 0);
   };
   using Tile = ScoreTile<float>;
   static constexpr bool kAllRowsTogether = true;
@@ -49,8 +50,8 @@ class AmxProduct {
         dim_step_(detail::round_up(dim, kStep)),
         value_dim_(value_dim),
         value_step_(detail::round_up(value_dim, V::kLanes)) {
-    const index_t q_size = detail::round_up(rows + kColumns - 1, kColumns) * dim_step_;
-    const index_t v_columns = detail::round_up(value_dim, kColumns);
+    const index_t q_size = (rows + kRows - 1) * dim_step_;
+    const index_t v_columns = detail::round_up(value_dim, detail::kTileColumns);
     q_ = scratch.tensor<bfloat16>(Shape<1>{q_size}).data();
     k_ = scratch.tensor<Unit>(Shape<1>{kKeyTile * dim_step_ / 2}).data();
     v_ = scratch.tensor<Unit>(Shape<1>{kKeyTile / 2 * v_columns}).data();
@@ -64,38 +65,19 @@ class AmxProduct {
   }
 
   void pack_keys(const bfloat16* const* rows, index_t n) {
-    detail::pack_key_pairs<kPanel>(k_, rows, n, detail::round_up(n, kPanel), dim_, dim_step_ / 2);
+    detail::pack_key_pairs<Tiling::kPanel>(k_, rows, n, detail::round_up(n, Tiling::kPanel), dim_,
+                                           dim_step_ / 2);
   }
 
   bool pack_values(const bfloat16* const* rows, index_t n) {
     std::copy_n(rows, n, values_);
-    V infinite = V::zero();  // x 0: 0, or NaN for an infinity or a NaN
-    for (index_t u = 0; u < detail::round_up(n, kStep) / 2; ++u) {
-      const bfloat16* const even = 2 * u < n ? rows[2 * u] : nullptr;
-      const bfloat16* const odd = 2 * u + 1 < n ? rows[2 * u + 1] : nullptr;
-      for (index_t t = 0; t < value_dim_; t += kColumns)
-        for (index_t c = t; c < t + kColumns; c += U::kLanes) {
-          const index_t left = std::min<index_t>(U::kLanes, value_dim_ - c);
-          const U pairs = even != nullptr && left > 0
-                              ? U::interleave(even + c, odd == nullptr ? odd : odd + c, left)
-                              : U::zero();
-          infinite = fma(pairs, U::zero(), infinite);
-          pairs.store(v_ + t / kPanel * kPanel * (kKeyTile / 2) + u * width(t / kPanel * kPanel) +
-                      c % kPanel);
-        }
-    }
-    return sum(infinite) == 0;
+    return detail::pack_row_pairs<kKeyTile / 2>(v_, rows, n, detail::round_up(n, kStep),
+                                                value_dim_);
   }
 
-  [[gnu::noinline]] void scores(const Tile& tile, Columns columns) {
-    static constexpr float kZeros[kPanel] = {};
-    const index_t rows = detail::round_up(tile.end - tile.begin, kColumns);
-    for (index_t p = columns.begin / kPanel * kPanel; p < columns.end; p += kPanel)
-      for (index_t r = 0; r < rows; r += Tiles::kRows)
-        tiles_.multiply(std::min(Tiles::kRows, rows - r), kPanel / kColumns,
-                        tile.s + r * kKeyTile + p, kKeyTile, kZeros, 0,
-                        q_ + (tile.begin + r) * dim_step_, dim_step_, k_ + p * dim_step_ / 2,
-                        dim_step_ / 2);
+  void scores(const Tile& tile, Columns columns) {
+    detail::pair_product(tiles_, tile.s, kKeyTile, tile.end - tile.begin, columns.begin,
+                         columns.end, q_ + tile.begin * dim_step_, dim_step_, k_, dim_step_ / 2);
   }
 
   [[gnu::noinline]] void accumulate(float* o, const Tile& tile) {
@@ -110,30 +92,11 @@ class AmxProduct {
       if (tile.columns[r] && tile.factors[r] != 1)
         scale(o + (tile.begin + r) * value_step_, tile.factors[r]);
     }
-    for (index_t t = 0; t < value_dim_; t += kPanel) {
-      const Unit* const v = v_ + t * (kKeyTile / 2) + keys.begin / 2 * width(t);
-      const auto add = [&](index_t r, index_t n, float* to, index_t to_step) {
-        const float* const p = tile.s + r * kKeyTile + keys.begin;
-        tiles_.template multiply<kTerms>(n, width(t) / kColumns, to, to_step, to, to_step,
-                                         reinterpret_cast<const bfloat16*>(p), kTerms * kKeyTile, v,
-                                         (keys.end - keys.begin) / 2);
-      };
-      // Always, where vectors have 16 lanes.
-      const bool fits = t + width(t) <= value_step_;
-      for (index_t r = 0; r < rows;) {
-        const index_t left = rows - r;
-        if (fits && left >= kColumns) {
-          const index_t n = left >= Tiles::kRows ? Tiles::kRows : kColumns;
-          add(r, n, o + (tile.begin + r) * value_step_ + t, value_step_);
-          r += n;
-        } else {
-          add_in_copy(o + (tile.begin + r) * value_step_ + t, std::min(kColumns, left),
-                      std::min(width(t), value_step_ - t),
-                      [&](float* sums) { add(r, kColumns, sums, kPanel); });
-          r += kColumns;
-        }
-      }
-    }
+    // P lies where S did, its terms side by side.
+    detail::add_pair_product<kKeyTile / 2, kTerms>(
+        tiles_, o + tile.begin * value_step_, value_step_, rows, value_dim_,
+        reinterpret_cast<const bfloat16*>(tile.s + keys.begin), kTerms * kKeyTile, v_,
+        keys.begin / 2, (keys.end - keys.begin) / 2);
   }
 
   void accumulate_seen(float* o, float factor, const float* s, Columns columns) const {
@@ -144,12 +107,7 @@ class AmxProduct {
   }
 
  private:
-  static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
-
-  /// Columns of the panel of values that begins at dim t.
-  index_t width(index_t t) const {
-    return std::min(kPanel, detail::round_up(value_dim_ - t, kColumns));
-  }
+  static constexpr index_t kKeyTile = Tiling::kKeyTile;
 
   /// The weights of one row and `keys` as two terms, in place: for 32 of them the numbers cut off
   /// after 8 bits, then what is left of them, rounded to 8. Zeros where the row sees nothing.
@@ -178,16 +136,6 @@ class AmxProduct {
   void scale(float* o, float factor) const {
     for (index_t t = 0; t < value_step_; t += V::kLanes)
       (V::load(o + t) * V::broadcast(factor)).store(o + t);
-  }
-
-  /// add(sums) on a copy of `rows` rows of o, since it writes 16 whole rows.
-  template <class Add>
-  void add_in_copy(float* o, index_t rows, index_t columns, Add add) const {
-    float sums[kColumns * kPanel] = {};
-    const auto bytes = static_cast<std::size_t>(columns) * sizeof(float);
-    for (index_t r = 0; r < rows; ++r) std::memcpy(sums + r * kPanel, o + r * value_step_, bytes);
-    add(sums);
-    for (index_t r = 0; r < rows; ++r) std::memcpy(o + r * value_step_, sums + r * kPanel, bytes);
   }
 
   const index_t dim_, dim_step_, value_dim_, value_step_;

@@ -16,11 +16,13 @@
 //  rows | |      |      |  \.  |      |         multiplied: not in S and dP, not in the sums over
 //         +------+------+------+- - - +         keys (dQ), not in the sums over rows (dK, dV).
 //
+// The products, and what is packed for them: cpu/attention_backward_product.hpp. The grain of six
+// rows is that of fp32; pairs of bfloat16 are multiplied in larger steps.
+//
 // GQA is reduced in place: the heads of a group add to one dK and dV. Memory O(chunk + kv_len) in
-// the accumulation type for each part of the work; 16-bit elements are converted as they are
-// packed. A call of few sequences and heads is cut into parts by shape alone: parts own query
-// chunks and sum dK and dV of their own, which are added in order at the end. So a result does not
-// depend on the number of threads.
+// the accumulation type for each part of the work. A call of few sequences and heads is cut into
+// parts by shape alone: parts own query chunks and sum dK and dV of their own, which are added in
+// order at the end. So a result does not depend on the number of threads.
 //
 // With a sink z the weights are P = w exp(s - L0), L0 the logsumexp without it and w = exp(L0 - L):
 // w joins dO, and the sink needs nothing else in the tiles. A gradient dL0 of L0 joins D:
@@ -47,7 +49,7 @@
 #include "rapt/core/backend.hpp"
 #include "rapt/core/parallel.hpp"
 #include "rapt/core/scratch.hpp"
-#include "rapt/cpu/attention_backward_tile.hpp"
+#include "rapt/cpu/attention_backward_product.hpp"
 #include "rapt/cpu/attention_call.hpp"
 #include "rapt/cpu/attention_score.hpp"
 #include "rapt/cpu/simd.hpp"
@@ -87,15 +89,17 @@ struct BackwardSums {
   A* dbias;                // [group][columns of the relative bias], or absent
 };
 
-/// One unit: a chunk of queries of some heads against all keys of their key head.
-template <class Args, class Mask, class Score>
+/// One unit: a chunk of queries of some heads against all keys of their key head. Product:
+/// cpu/attention_backward_product.hpp.
+template <class Args, class Mask, class Score, class Product>
 class BackwardUnit {
   using T = typename Args::Element;
   using A = accumulate_t<T>;
   using V = Vec<A>;
   using Tiling = BackwardTiling<A>;
+  using Columns = BackwardColumns;
   static constexpr int kGroup = Tiling::kGroup;
-  static constexpr index_t kLanes = Tiling::kLanes, kPanel = Tiling::kPanel;
+  static constexpr index_t kLanes = Tiling::kLanes;
   static constexpr index_t kKeyTile = Tiling::kKeyTile, kRowTile = Tiling::kRowTile;
   static constexpr index_t kGroups = kRowTile / kGroup;
   static constexpr index_t kAhead = 4;  // rows from packing to prefetching
@@ -115,26 +119,21 @@ class BackwardUnit {
         value_dim_(args.v.extent(3)),
         k_step_(Tiling::row_step(dim_)),
         v_step_(Tiling::row_step(value_dim_)),
+        product_(scratch, cut.heads * cut.queries, row_tiles_of(cut), dim_, value_dim_),
         k_row_(row_address(args, args.k, seq, kv_head)),
         v_row_(row_address(args, args.v, seq, kv_head)) {
     const auto buffer = [&](index_t n) { return scratch.template tensor<A>(Shape<1>{n}).data(); };
     const index_t most_rows = cut.heads * cut.queries;
-    q_ = buffer(most_rows * k_step_);
     dq_ = buffer(most_rows * k_step_);
-    dout_ = buffer(most_rows * v_step_);
     lse_ = buffer(most_rows);
     delta_ = buffer(most_rows);
-    keys_ = buffer(kKeyTile * k_step_);
-    keys_across_ = buffer(kKeyTile * dim_);
-    values_across_ = buffer(kKeyTile * value_dim_);
     s_ = buffer(kRowTile * kKeyTile);
     dp_ = buffer(kRowTile * kKeyTile);
     derivative_ = buffer(detail::is_identity<Score> ? 0 : kKeyTile);
     seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kRowTile * kKeyTile}).data();
     positions_ = scratch.template tensor<index_t>(Shape<1>{cut.queries}).data();
-    const index_t row_tiles = cut.heads * ((cut.queries + kRowTile - 1) / kRowTile);
-    rows_ = scratch.template tensor<BackwardRows>(Shape<1>{row_tiles}).data();
-    verdicts_ = scratch.template tensor<TileVerdict>(Shape<1>{row_tiles}).data();
+    rows_ = scratch.template tensor<BackwardRows>(Shape<1>{row_tiles_of(cut)}).data();
+    verdicts_ = scratch.template tensor<TileVerdict>(Shape<1>{row_tiles_of(cut)}).data();
   }
 
   /// Heads [head, head + heads) of the group, queries [begin, begin + queries).
@@ -157,23 +156,16 @@ class BackwardUnit {
         if (verdicts_[t] == TileVerdict::skip) continue;
         const RowBlock& block = rows_[t].block;
         detail::report_tile(mask_, seq_.b, block, 0, block.queries, range);
-        add_tile(rows_[t], keys, verdicts_[t] == TileVerdict::partial);
+        add_tile(t, keys, verdicts_[t] == TileVerdict::partial);
       }
     }
     store_queries(first_head_ + head, heads, begin, queries);
   }
 
  private:
-  /// Columns [begin, end) of the tile hold all that six rows see of it. Bit v of `tested`: not all
-  /// of vector v is seen, and seen_ says what.
-  struct Columns {
-    index_t begin, end;
-    std::uint32_t tested;
-    bool empty() const { return begin >= end; }
-    bool shows(index_t j, const mask_int<A>* seen) const {
-      return (tested >> (j / kLanes) & 1u) == 0 || seen[j] != 0;
-    }
-  };
+  static index_t row_tiles_of(const BackwardCut& cut) {
+    return cut.heads * ((cut.queries + kRowTile - 1) / kRowTile);
+  }
 
   // ---- rows ----
 
@@ -187,11 +179,13 @@ class BackwardUnit {
       for (index_t r = i; r < i + n; ++r)
         for (index_t h = 0; h < heads; ++h)
           pack_query(head + h, begin + r, h * queries + r, difference);
-      for (index_t h = 0; h < heads; ++h)
-        rows_[h * tiles + i / kRowTile] = {
-            {head + h, 1, begin + i, n, positions_ + i, !args_.q_positions},
-            h * queries + i,
-            sum(difference) == A(0)};
+      for (index_t h = 0; h < heads; ++h) {
+        const index_t tile = h * tiles + i / kRowTile, first = h * queries + i;
+        rows_[tile] = {{head + h, 1, begin + i, n, positions_ + i, !args_.q_positions},
+                       first,
+                       sum(difference) == A(0)};
+        product_.pack_row_tile(tile, first, n);
+      }
     }
   }
 
@@ -223,8 +217,7 @@ class BackwardUnit {
     const A dwhole =
         args_.dlogsumexp_with_sink ? args_.dlogsumexp_with_sink(seq_.row, h, at) : A(0);
     if (lse == kNone) {  // sees nothing: no gradient, whatever q and dO hold
-      std::fill_n(q_ + r * k_step_, k_step_, A(0));
-      std::fill_n(dout_ + r * v_step_, v_step_, A(0));
+      product_.clear_row(r);
       lse_[r] = -kNone;
       delta_[r] = 0;
       if (sums_.dsinks != nullptr) sums_.dsinks[h - first_head_] += sink_weight * dwhole;
@@ -237,8 +230,7 @@ class BackwardUnit {
     lse_[r] = lse;
     delta_[r] = weight * d;
     if (args_.dlogsumexp) delta_[r] -= args_.dlogsumexp(seq_.row, h, at);
-    detail::pack_row(q_ + r * k_step_, row_of(args_.q, h, i), dim_, A(1), difference);
-    detail::pack_row(dout_ + r * v_step_, dout, value_dim_, weight, difference);
+    product_.set_row(r, row_of(args_.q, h, i), dout, weight, difference);
   }
 
   void store_queries(index_t head, index_t heads, index_t begin, index_t queries) const {
@@ -258,13 +250,9 @@ class BackwardUnit {
   void pack_tile(index_t n) {
     const T* rows[kKeyTile] = {};
     for (index_t j = 0; j < n; ++j) rows[j] = v_row_(tile_begin_ + j);
-    detail::pack_keys(values_across_, rows, n, value_dim_);
+    product_.pack_values(rows, n);
     for (index_t j = 0; j < n; ++j) rows[j] = k_row_(tile_begin_ + j);
-    detail::pack_keys(keys_across_, rows, n, dim_);
-    V difference = V::zero();
-    for (index_t j = 0; j < n; ++j)
-      detail::pack_row(keys_ + j * k_step_, rows[j], dim_, A(1), difference);
-    keys_finite_ = sum(difference) == A(0);
+    keys_finite_ = product_.pack_keys(rows, n);
     unsigned char& touched = sums_.touched[tile_begin_ / kKeyTile];
     if (touched == 0) {
       std::fill_n(sums_.dk + tile_begin_ * k_step_, n * k_step_, A(0));
@@ -275,25 +263,25 @@ class BackwardUnit {
 
   // ---- a tile ----
 
-  void add_tile(const BackwardRows& rows, const KeySpan& keys, bool partial) {
+  void add_tile(index_t index, const KeySpan& keys, bool partial) {
+    const BackwardRows& rows = rows_[index];
     const index_t queries = rows.block.queries, n = keys.count;
     Columns columns[kGroups];
     for (index_t first = 0, g = 0; first < queries; first += kGroup, ++g) {
       columns[g] = {0, n, 0};
-      if (partial) {
-        columns[g] = look(rows.block, first, std::min(queries, first + kGroup), keys);
-        clear_outside(first, std::min(queries, first + kGroup), n, columns[g]);
-      }
+      if (partial) columns[g] = look(rows.block, first, std::min(queries, first + kGroup), keys);
     }
-    multiply_across(s_, q_ + rows.first * k_step_, k_step_, keys_across_, dim_, queries, columns);
-    multiply_across(dp_, dout_ + rows.first * v_step_, v_step_, values_across_, value_dim_, queries,
-                    columns);
+    const BackwardTile<A> tile{s_, dp_, columns, queries, n, rows.first, index};
+    product_.scores(tile);
+    for (index_t first = 0, g = 0; partial && first < queries; first += kGroup, ++g)
+      clear_outside(first, std::min(queries, first + kGroup), n, columns[g]);
     for (index_t r = 0; r < queries; ++r)
       if (!columns[r / kGroup].empty()) gradients_of_row(rows, r, keys, columns[r / kGroup]);
     // Only what hides something can meet a value that must not be multiplied.
     const bool safe = !partial && detail::is_identity<Score>;
-    add_to_queries(rows, queries, columns, safe || keys_finite_);
-    add_to_keys(rows, n, queries, columns, safe || rows.finite);
+    product_.add_to_queries(dq_ + rows.first * k_step_, tile, safe || keys_finite_);
+    product_.add_to_keys(sums_.dk + tile_begin_ * k_step_, sums_.dv + tile_begin_ * v_step_, tile,
+                         safe || rows.finite);
   }
 
   /// What rows [first, last) see of the tile, asked for six rows and one vector of keys.
@@ -331,7 +319,7 @@ class BackwardUnit {
     return columns;
   }
 
-  /// Zeros for the vectors that six rows do not compute: the sums over rows may read them.
+  /// Zeros for the vectors in which six rows see nothing: the sums over rows may read them.
   void clear_outside(index_t first, index_t last, index_t n, const Columns& columns) {
     const index_t begin = columns.begin / kLanes * kLanes;
     const index_t end = detail::round_up(columns.end, kLanes), whole = detail::round_up(n, kLanes);
@@ -340,25 +328,6 @@ class BackwardUnit {
         if (!columns.empty() && j >= begin && j < end) continue;
         V::zero().store(s_ + r * kKeyTile + j);
         V::zero().store(dp_ + r * kKeyTile + j);
-      }
-    }
-  }
-
-  /// out[rows, columns of each six] = a b, b packed across.
-  void multiply_across(A* out, const A* a, index_t a_step, const A* b, index_t depth,
-                       index_t queries, const Columns* columns) const {
-    for (index_t first = 0; first < queries; first += kGroup) {
-      const Columns& of = columns[first / kGroup];
-      if (of.empty()) continue;
-      const int rows = static_cast<int>(std::min<index_t>(kGroup, queries - first));
-      const index_t end = detail::round_up(of.end, kLanes);
-      for (index_t j = of.begin / kLanes * kLanes; j < end;) {
-        const index_t stop = std::min(end, (j / kPanel + 1) * kPanel);
-        detail::product<false, false>(rows, static_cast<int>((stop - j) / kLanes),
-                                      out + first * kKeyTile + j, kKeyTile, a + first * a_step,
-                                      a_step, b + j / kPanel * kPanel * depth + j % kPanel, kPanel,
-                                      depth);
-        j = stop;
       }
     }
   }
@@ -393,8 +362,10 @@ class BackwardUnit {
     A scaled[kKeyTile];
     for (index_t j = columns.begin; j < columns.end; ++j) scaled[j] = s[j] * args_.scale;
     detail::modify_row_with_derivative(
-        s + columns.begin, derivative_ + columns.begin, score_, args_.scale, pairs,
-        [&](index_t j) { return columns.shows(columns.begin + j, seen); });
+        s + columns.begin, derivative_ + columns.begin, score_, args_.scale, pairs, [&](index_t j) {
+          const index_t at = columns.begin + j;
+          return (columns.tested >> (at / kLanes) & 1u) == 0 || seen[at] != 0;
+        });
     detail::gradient_row(s, dp, begin, end, A(1), lse, delta, columns.tested, seen);
     add_bias(pairs.h, pairs.q_pos, keys, columns, scaled, dp);
     detail::scale_row(dp, derivative_, columns.begin, columns.end);
@@ -437,61 +408,6 @@ class BackwardUnit {
     }
   }
 
-  /// dQ += dU K, each six rows over the columns they see.
-  void add_to_queries(const BackwardRows& rows, index_t queries, const Columns* columns,
-                      bool finite) {
-    for (index_t first = 0; first < queries; first += kGroup) {
-      const Columns& of = columns[first / kGroup];
-      if (of.empty()) continue;
-      const int n = static_cast<int>(std::min<index_t>(kGroup, queries - first));
-      A* const to = dq_ + (rows.first + first) * k_step_;
-      const A* const du = dp_ + first * kKeyTile + of.begin;
-      const A* const keys = keys_ + of.begin * k_step_;
-      if (finite) {
-        detail::add_product<false>(n, to, k_step_, du, kKeyTile, keys, k_step_, of.end - of.begin,
-                                   dim_);
-      } else {
-        for (index_t r = 0; r < n; ++r)
-          detail::add_seen(to + r * k_step_, du + r * kKeyTile, 1, keys, k_step_, of.end - of.begin,
-                           dim_);
-      }
-    }
-  }
-
-  /// dV += P^T dO and dK += dU^T Q, each six keys over the rows that see them.
-  void add_to_keys(const BackwardRows& rows, index_t n, index_t queries, const Columns* columns,
-                   bool finite) {
-    const index_t groups = (queries + kGroup - 1) / kGroup;
-    A* const dk = sums_.dk + tile_begin_ * k_step_;
-    A* const dv = sums_.dv + tile_begin_ * v_step_;
-    const A* const q = q_ + rows.first * k_step_;
-    const A* const dout = dout_ + rows.first * v_step_;
-    const auto add = [&](A* to, index_t step, const A* weights, const A* from, index_t dim) {
-      for (index_t key = 0; key < n; key += kGroup) {
-        const index_t count = std::min<index_t>(kGroup, n - key);
-        const auto sees = [&](index_t g) {
-          return columns[g].begin < key + count && columns[g].end > key;
-        };
-        index_t begin = 0, end = groups;
-        while (begin < end && !sees(begin)) ++begin;
-        while (begin < end && !sees(end - 1)) --end;
-        if (begin == end) continue;
-        const index_t first = begin * kGroup, depth = std::min(queries, end * kGroup) - first;
-        const A* const a = weights + first * kKeyTile + key;
-        if (finite) {
-          detail::add_product<true>(static_cast<int>(count), to + key * step, step, a, kKeyTile,
-                                    from + first * step, step, depth, dim);
-        } else {
-          for (index_t j = 0; j < count; ++j)
-            detail::add_seen(to + (key + j) * step, a + j, kKeyTile, from + first * step, step,
-                             depth, dim);
-        }
-      }
-    };
-    add(dv, v_step_, s_, dout, value_dim_);
-    add(dk, k_step_, dp_, q, dim_);
-  }
-
   const Args& args_;
   const AttentionSequence& seq_;
   const Mask& mask_;
@@ -499,13 +415,13 @@ class BackwardUnit {
   const index_t first_head_;
   const BackwardSums<A> sums_;
   const index_t dim_, value_dim_, k_step_, v_step_;
+  Product product_;
   const RowAddress<T> k_row_, v_row_;
-  A *q_, *dq_, *dout_, *lse_, *delta_;       // packed rows of the chunk
-  A *keys_, *keys_across_, *values_across_;  // of the tile: [keys][k_step], and as panels
-  A *s_, *dp_;                               // [kRowTile][kKeyTile]: S, then P; dP, then dU
-  A* derivative_;                            // [kKeyTile], for scores that are modified
-  mask_int<A>* seen_;                        // [kRowTile][kKeyTile]
-  index_t* positions_;                       // of the chunk's queries
+  A *dq_, *lse_, *delta_;  // rows of the chunk
+  A *s_, *dp_;             // [kRowTile][kKeyTile]: S, then P; dP, then dU
+  A* derivative_;          // [kKeyTile], for scores that are modified
+  mask_int<A>* seen_;      // [kRowTile][kKeyTile]
+  index_t* positions_;     // of the chunk's queries
   BackwardRows* rows_;
   TileVerdict* verdicts_;
   index_t row_tiles_ = 0, tile_begin_ = 0;
@@ -514,12 +430,13 @@ class BackwardUnit {
 
 /// The whole call: see the top of the file. `mask` and `score` are bound to the call, and bound
 /// again to each sequence where lengths differ.
-template <class Args, class Mask, class Score>
+template <class Args, class Mask, class Score,
+          class Product = BackwardProduct<typename Args::Element>>
 class AttentionBackward {
   using T = typename Args::Element;
   using A = accumulate_t<T>;
   using V = Vec<A>;
-  using Unit = BackwardUnit<Args, Mask, Score>;
+  using Unit = BackwardUnit<Args, Mask, Score, Product>;
   using Tiling = BackwardTiling<A>;
   static constexpr index_t kKeyTile = Tiling::kKeyTile, kRowTile = Tiling::kRowTile;
   static constexpr index_t kChunkRows = 768;                // enough that packing keys is cheap
@@ -754,6 +671,11 @@ namespace rapt {
 template <class Args, class Mask, class Score>
 void BackendTraits<Cpu>::attention_backward(Cpu, const Args& args, const Mask& mask,
                                             const Score& score) {
+  if constexpr (cpu::kAmx && std::is_same_v<typename Args::Element, bfloat16>)
+    if (cpu::amx_granted())
+      return cpu::AttentionBackward<Args, Mask, Score, cpu::PairBackward<cpu::AmxTiles>>(args, mask,
+                                                                                         score)
+          .run();
   cpu::AttentionBackward<Args, Mask, Score>(args, mask, score).run();
 }
 

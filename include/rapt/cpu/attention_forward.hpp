@@ -236,7 +236,8 @@ class AttentionBlock {
   /// S of a tile that some rows see in part: of each group the columns that one of its rows sees.
   void score_partial_tile(const KeySpan& keys, const detail::KeyRange& range) {
     if constexpr (Product::kAllRowsTogether) product_.scores(tile(), {0, keys.count});
-    for (const auto& [first, last] : groups()) {
+    for (const RowGroup& group : groups()) {
+      const index_t first = group.begin, last = group.end;  // clang 14 captures no bindings
       if constexpr (RangeMask<Mask>) {
         if (keys.given == nullptr) {
           Columns seen[kGroup], columns;

@@ -30,6 +30,7 @@
 
 #include "rapt/core/scratch.hpp"
 #include "rapt/cpu/attention_call.hpp"
+#include "rapt/cpu/attention_pairs.hpp"
 #include "rapt/cpu/attention_tile.hpp"
 #include "rapt/cpu/simd.hpp"
 #include "rapt/cpu/simd/amx.hpp"
@@ -80,20 +81,6 @@ template <class A, class Value>
       if (s[j] != 0) sum = fma(V::broadcast(s[j]), value(j, t), sum);
     sum.store(o + t);
   }
-}
-
-/// Keys rows[0..n), pairs along their dims, into panels [units][kPanel], transposed. What does not
-/// exist up to `units` and up to whole vectors, or in the last panel up to `end`, is 0.
-template <index_t kPanel, class Unit>
-[[gnu::noinline]] void pack_key_pairs(Unit* packed, const bfloat16* const* rows, index_t n,
-                                      index_t end, index_t dim, index_t units) {
-  using U = Vec<Unit>;
-  for (index_t key = 0; key < end; key += U::kLanes)
-    transpose_lines<U>(
-        packed + key / kPanel * kPanel * units + key % kPanel, kPanel,
-        std::clamp<index_t>(n - key, 0, U::kLanes), units, [&](index_t c, index_t u, index_t) {
-          return 2 * u < dim ? U::load_pairs(rows[key + c] + 2 * u, dim - 2 * u) : U::zero();
-        });
 }
 
 }  // namespace detail

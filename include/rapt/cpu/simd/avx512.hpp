@@ -305,6 +305,13 @@ struct Vec<Bfloat16Pair> {
   static Vec narrow(Vec<float> first, Vec<float> second) {
     return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second.v, first.v))};
   }
+  /// Lane i: (even[i], odd[i]), rounded in the same way.
+  static Vec narrow_pairs(Vec<float> even, Vec<float> odd) {
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return {_mm512_permutexvar_epi16(order, narrow(even, odd).v)};
+  }
   void store(Bfloat16Pair* p) const { _mm512_storeu_si512(p, v); }
   void store(bfloat16* p) const { _mm512_storeu_si512(p, v); }
 
