@@ -6,14 +6,18 @@
 //           level below the last
 //   cache   contiguous: rows one after the other       rolling: a ring, with its slots' positions
 //           paged: pages of 16 tokens in a shuffled order
+//   dtype   fp32, bf16, fp16: of all; int8, fp8_e4m3, fp8_e5m2: of keys and values, beside fp32 and
+//           with a scale for each token and head, whose bytes count
 #include "bench_case.hpp"
 #include "rapt/attention/attention.hpp"
+#include "rapt/core/quantize.hpp"
 #include "rapt/core/random.hpp"
 
 namespace rapt::bench {
 namespace {
 
-template <class T>
+/// Queries of T, keys and values of S.
+template <class T, class S = T>
 void decode(benchmark::State& state, const Case& c) {
   const index_t batch = c.number("batch"), heads = c.number("heads");
   const index_t kv_heads = c.number("kv_heads"), dim = c.number("head_dim");
@@ -38,13 +42,24 @@ void decode(benchmark::State& state, const Case& c) {
   Tensor<T, 4> q({batch, q_len, heads, dim}), out(q.shape());
   Philox random(1);
   fill_normal(q, random);
-  const std::size_t bytes = 2 * static_cast<std::size_t>(shape.size()) * sizeof(T);
+  constexpr bool kScaled = QuantizedElement<S>;
+  const Shape<3> scales_shape{shape[0], shape[1], kScaled ? kv_heads : 0};
+  const std::size_t bytes = 2 * (static_cast<std::size_t>(shape.size()) * sizeof(S) +
+                                 static_cast<std::size_t>(scales_shape.size()) * sizeof(float));
   const std::size_t copies =
       c.text("state") == "hot" ? 1 : std::max<std::size_t>(2, (256u << 20) / bytes);
-  std::vector<Tensor<T, 4>> keys(copies, Tensor<T, 4>(shape)), values;
-  fill_normal(keys[0], random);
-  for (Tensor<T, 4>& k : keys) k = keys[0];
-  values = keys;
+  std::vector<Tensor<S, 4>> keys(copies, Tensor<S, 4>(shape)), values;
+  std::vector<Tensor<float, 3>> k_scales(copies, Tensor<float, 3>(scales_shape)), v_scales;
+  if constexpr (kScaled) {
+    Tensor<float, 4> x(shape);
+    fill_normal(x, random);
+    quantize_rows(keys[0], k_scales[0], x);
+  } else {
+    fill_normal(keys[0], random);
+  }
+  for (Tensor<S, 4>& k : keys) k = keys[0];
+  for (Tensor<float, 3>& scales : k_scales) scales = k_scales[0];
+  values = keys, v_scales = k_scales;
 
   AttentionOptions<Tensor<T, 4>> options;
   Tensor<std::int32_t, 1> lengths({batch});
@@ -75,7 +90,11 @@ void decode(benchmark::State& state, const Case& c) {
   Times reading, attending;
   std::size_t at = 0;
   const auto next = [&] { at = at + 1 == copies ? 0 : at + 1; };
+  const auto seconds_to_read = [](const auto& x) {
+    return x.empty() ? 0. : static_cast<double>(x.bytes()) / read_rate(x.data(), x.bytes());
+  };
   for (auto _ : state) {
+    if constexpr (kScaled) options.k_scales = k_scales[at], options.v_scales = v_scales[at];
     const double start = work_seconds(threads);
     if (window < kv_len)
       attention(out, q, keys[at], values[at], Causal{} & SlidingWindow{window}, Identity{},
@@ -87,9 +106,8 @@ void decode(benchmark::State& state, const Case& c) {
     state.SetIterationTime(took);
     attending.add(took);
     next();
-    reading.add(
-        static_cast<double>(keys[at].bytes()) / read_rate(keys[at].data(), keys[at].bytes()) +
-        static_cast<double>(values[at].bytes()) / read_rate(values[at].data(), values[at].bytes()));
+    reading.add(seconds_to_read(keys[at]) + seconds_to_read(values[at]) +
+                seconds_to_read(k_scales[at]) + seconds_to_read(v_scales[at]));
     next();
   }
   set_num_threads(before);
@@ -115,8 +133,14 @@ void run(benchmark::State& state, const Case& c) {
     decode<bfloat16>(state, c);
   else if (dtype == "fp16")
     decode<half>(state, c);
+  else if (dtype == "int8")
+    decode<float, std::int8_t>(state, c);
+  else if (dtype == "fp8_e4m3")
+    decode<float, float8_e4m3>(state, c);
+  else if (dtype == "fp8_e5m2")
+    decode<float, float8_e5m2>(state, c);
   else
-    c.refuse("dtype", "fp32, bf16 or fp16");
+    c.refuse("dtype", "fp32, bf16, fp16, int8, fp8_e4m3 or fp8_e5m2");
 }
 
 std::string name_of_case(const char* dtype, int heads, int kv_heads, int dim, int kv_len,
@@ -135,7 +159,7 @@ std::string name_of_case(const char* dtype, int heads, int kv_heads, int dim, in
 int main(int argc, char** argv) {
   using namespace rapt::bench;
   std::vector<std::string> cases;
-  for (const char* dtype : {"fp32", "bf16", "fp16"}) {
+  for (const char* dtype : {"fp32", "bf16", "fp16", "int8", "fp8_e4m3", "fp8_e5m2"}) {
     cases.push_back(name_of_case(dtype, 8, 2, 64, 2048, "contiguous", "hot"));
     cases.push_back(name_of_case(dtype, 8, 2, 64, 8192, "contiguous", "cold"));
     cases.push_back(name_of_case(dtype, 32, 8, 128, 8192, "contiguous", "cold"));
@@ -144,6 +168,7 @@ int main(int argc, char** argv) {
     cases.push_back(name_of_case("fp32", 8, 2, 64, 2048, cache, "hot"));
     cases.push_back(name_of_case("fp32", 8, 2, 64, 8192, cache, "cold"));
     cases.push_back(name_of_case("bf16", 8, 2, 64, 8192, cache, "cold"));
+    cases.push_back(name_of_case("int8", 8, 2, 64, 8192, cache, "cold"));
   }
   for (const char* dtype : {"fp32", "bf16"})
     for (const int q_len : {4, 16})

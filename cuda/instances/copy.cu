@@ -12,6 +12,10 @@ template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<bfloat16, 1, C
                                                  TensorView<const bfloat16, 1, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int8_t, 1, Cuda>,
                                                  TensorView<const std::int8_t, 1, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e4m3, 1, Cuda>,
+                                                 TensorView<const float8_e4m3, 1, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e5m2, 1, Cuda>,
+                                                 TensorView<const float8_e5m2, 1, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::uint8_t, 1, Cuda>,
                                                  TensorView<const std::uint8_t, 1, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int32_t, 1, Cuda>,
@@ -54,6 +58,10 @@ template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<bfloat16, 2, C
                                                  TensorView<const bfloat16, 2, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int8_t, 2, Cuda>,
                                                  TensorView<const std::int8_t, 2, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e4m3, 2, Cuda>,
+                                                 TensorView<const float8_e4m3, 2, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e5m2, 2, Cuda>,
+                                                 TensorView<const float8_e5m2, 2, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::uint8_t, 2, Cuda>,
                                                  TensorView<const std::uint8_t, 2, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int32_t, 2, Cuda>,
@@ -96,6 +104,10 @@ template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<bfloat16, 3, C
                                                  TensorView<const bfloat16, 3, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int8_t, 3, Cuda>,
                                                  TensorView<const std::int8_t, 3, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e4m3, 3, Cuda>,
+                                                 TensorView<const float8_e4m3, 3, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e5m2, 3, Cuda>,
+                                                 TensorView<const float8_e5m2, 3, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::uint8_t, 3, Cuda>,
                                                  TensorView<const std::uint8_t, 3, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int32_t, 3, Cuda>,
@@ -138,6 +150,10 @@ template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<bfloat16, 4, C
                                                  TensorView<const bfloat16, 4, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int8_t, 4, Cuda>,
                                                  TensorView<const std::int8_t, 4, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e4m3, 4, Cuda>,
+                                                 TensorView<const float8_e4m3, 4, Cuda>);
+template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<float8_e5m2, 4, Cuda>,
+                                                 TensorView<const float8_e5m2, 4, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::uint8_t, 4, Cuda>,
                                                  TensorView<const std::uint8_t, 4, Cuda>);
 template void BackendTraits<Cuda>::copy_elements(Cuda, TensorView<std::int32_t, 4, Cuda>,

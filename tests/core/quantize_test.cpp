@@ -117,5 +117,77 @@ TEST(Quantize, NamesTheWrongShape) {
                   "heads, dim]"));
 }
 
+template <class Code>
+void expect_rows() {
+  const Sizes n;
+  auto x = random_tensor(n);
+  for (index_t t = 0; t < n.dim; ++t) x(1, 2, 1, t) = 0;
+  Tensor<Code, 4> codes(x.shape());
+  Tensor<float, 3> scales({n.batch, n.seq, n.heads});
+  quantize_rows(codes, scales, x);
+  const float largest = std::is_same_v<Code, std::int8_t>   ? 127
+                        : std::is_same_v<Code, float8_e4m3> ? 448
+                                                            : 57344;
+  const float step = std::is_same_v<Code, std::int8_t>   ? 0
+                     : std::is_same_v<Code, float8_e4m3> ? 0x1p-4f
+                                                         : 0x1p-3f;
+  for (index_t b = 0; b < n.batch; ++b)
+    for (index_t s = 0; s < n.seq; ++s)
+      for (index_t h = 0; h < n.heads; ++h) {
+        float most = 0;
+        for (index_t t = 0; t < n.dim; ++t) most = std::max(most, std::fabs(x(b, s, h, t)));
+        const float scale = scales(b, s, h);
+        ASSERT_EQ(scale, most / largest);
+        for (index_t t = 0; t < n.dim; ++t) {
+          const float back = static_cast<float>(codes(b, s, h, t)) * scale, value = x(b, s, h, t);
+          ASSERT_LE(std::fabs(back - value),
+                    std::max(0.5001f * scale, 1.0001f * step * std::fabs(value)));
+        }
+      }
+  for (index_t t = 0; t < n.dim; ++t) EXPECT_EQ(static_cast<float>(codes(1, 2, 1, t)), 0.f);
+}
+
+TEST(QuantizeRows, TakesAScaleForEachTokenAndHead) {
+  expect_rows<std::int8_t>();
+  expect_rows<float8_e4m3>();
+  expect_rows<float8_e5m2>();
+}
+
+TEST(QuantizeRows, RoundsHalfToEvenAndIsIdempotent) {
+  // 3 F(1, 8) of the specification.
+  const float values[] = {-0.5f, 3, 0, -3, 0.5f, -2.5f, 1, -2};
+  const int want[] = {-21, 127, 0, -127, 21, -106, 42, -85};
+  const TensorView<const float, 4> x(values, {1, 1, 1, 8});
+  Tensor<std::int8_t, 4> codes(x.shape()), again(x.shape());
+  Tensor<float, 3> scales({1, 1, 1});
+  quantize_rows(codes, scales, x);
+  EXPECT_FLOAT_EQ(scales(0, 0, 0), 3 / 127.f);
+  for (index_t t = 0; t < 8; ++t) EXPECT_EQ(codes(0, 0, 0, t), want[t]);
+  const float halves[] = {127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -126.5f, 126.5f};
+  const int even[] = {127, 0, 2, 2, 0, -2, -126, 126};
+  quantize_rows(codes, scales, TensorView<const float, 4>(halves, {1, 1, 1, 8}));
+  for (index_t t = 0; t < 8; ++t) EXPECT_EQ(codes(0, 0, 0, t), even[t]);
+  Tensor<half, 4> back(x.shape());
+  for (index_t t = 0; t < 8; ++t) back(0, 0, 0, t) = half(static_cast<float>(codes(0, 0, 0, t)));
+  quantize_rows(again, scales, back);
+  for (index_t t = 0; t < 8; ++t) EXPECT_EQ(again(0, 0, 0, t), codes(0, 0, 0, t));
+}
+
+TEST(QuantizeRows, RefusesWhatIsNotFinite) {
+  Tensor<float, 4> x({1, 2, 3, 4});
+  Tensor<std::int8_t, 4> codes(x.shape());
+  Tensor<float, 3> scales({1, 2, 3});
+  codes(0, 0, 0, 0) = 5;
+  x(0, 1, 2, 3) = std::numeric_limits<float>::infinity();
+  EXPECT_THAT([&] { quantize_rows(codes, scales, x); },
+              testing::ThrowsMessage<ValueError>(testing::HasSubstr(
+                  "quantize_rows: x[0, 1, 2, 3] is inf, expected a finite number")));
+  EXPECT_EQ(codes(0, 0, 0, 0), 5);
+  Tensor<float, 3> wrong({1, 3, 2});
+  EXPECT_THAT([&] { quantize_rows(codes, wrong, x); },
+              testing::ThrowsMessage<ShapeError>(testing::HasSubstr(
+                  "quantize_rows: scales is [1, 3, 2], expected [1, 2, 3] = [batch, seq, heads]")));
+}
+
 }  // namespace
 }  // namespace rapt::test

@@ -215,6 +215,33 @@ void expect_conversions_of_every_code() {
 TEST(SimdConversions, HalfIsExact) { expect_conversions_of_every_code<half>(); }
 TEST(SimdConversions, Bfloat16IsExact) { expect_conversions_of_every_code<bfloat16>(); }
 
+template <class S>
+void expect_every_code(auto code_of) {
+  using V = Vec<float>;
+  for (int first = 0; first < 256; first += V::kLanes) {
+    S codes[V::kLanes];
+    for (int i = 0; i < V::kLanes; ++i) codes[i] = code_of(first + i);
+    for (int n = 0; n <= V::kLanes; ++n) {
+      float values[V::kLanes];
+      (n == V::kLanes ? V::load(codes) : V::load(codes, n)).store(values);
+      for (int i = 0; i < V::kLanes; ++i) {
+        const float want = i < n ? static_cast<float>(codes[i]) : 0.f;
+        if (std::isnan(want))
+          ASSERT_TRUE(std::isnan(values[i])) << first + i;
+        else
+          ASSERT_EQ(std::memcmp(&values[i], &want, sizeof want), 0) << first + i;  // -0 too
+      }
+    }
+  }
+}
+
+TEST(SimdConversions, CodesOf8BitsAreExact) {
+  const auto byte = [](int code) { return static_cast<std::uint8_t>(code); };
+  expect_every_code<std::int8_t>([&](int code) { return static_cast<std::int8_t>(byte(code)); });
+  expect_every_code<float8_e4m3>([&](int code) { return float8_e4m3::from_bits(byte(code)); });
+  expect_every_code<float8_e5m2>([&](int code) { return float8_e5m2::from_bits(byte(code)); });
+}
+
 TEST(SimdConversions, NarrowingRoundsAsTheScalarTypesDo) {
   using V = Vec<float>;
   unsigned state = 12345;

@@ -19,7 +19,7 @@ trap 'rm -rf "$scratch"' EXIT
 has() { grep -qw "$1" /proc/cpuinfo 2>/dev/null; }
 
 # Kernels against their oracles.
-tests=(cpu/simd cpu/matmul attention/forward attention/decode)
+tests=(cpu/simd cpu/matmul attention/forward attention/decode attention/quantized)
 for more in attention/bfloat16_product attention/backward cpu/quantized_matmul; do
   [ ! -e "tests/${more}_test.cpp" ] || tests+=("$more")
 done

@@ -9,6 +9,9 @@
 //       o  = o * c + e * v_j;  l = l * c + e;  m = m'
 //   out = o / l;  lse = m + log l           with a sink z: out = o / (l + exp(z - m))
 //
+// Keys and values may be codes of 8 bits: the scale of a key multiplies its s, that of a value its
+// e.
+//
 //   grid: one block of 32 threads per (sequence, query, head). Lane t owns channels t, t + 32, ...
 //   of q and o; registers per lane: 2 * kPerLane. Shared memory: none.
 //   Traffic: K and V once per query row, so this is bound by bandwidth from q_len = 1 upward.
@@ -81,9 +84,9 @@ __device__ QueryRow query_row(const Args& args, index_t row) {
   return at;
 }
 
-/// The channels of key j of a row's sequence, in keys or values, paged or not.
-template <class Args, class T>
-__device__ const T* key_row(const Args& args, const TensorView<const T, 4, Cuda>& keys,
+/// The channels of key j of a row's sequence, in keys or values, or its scale; paged or not.
+template <class Args, class T, std::size_t Rank>
+__device__ const T* key_row(const Args& args, const TensorView<const T, Rank, Cuda>& keys,
                             const QueryRow& at, index_t j, index_t g) {
   if (args.block_table) {
     const index_t block_size = keys.extent(1);
@@ -94,8 +97,15 @@ __device__ const T* key_row(const Args& args, const TensorView<const T, 4, Cuda>
          g * keys.stride(2);
 }
 
-template <int kPerLane, class T, class Mask, class Score>
-__global__ void attend_warp_per_row(AttentionArgs<T, Cuda> args, Mask mask, Score score,
+/// The scale of key j in `scales`; 1 where there are none.
+template <class A, class Args>
+__device__ A scale_of(const Args& args, const TensorView<const float, 3, Cuda>& scales,
+                      const QueryRow& at, index_t j, index_t g) {
+  return scales ? static_cast<A>(*key_row(args, scales, at, j, g)) : A{1};
+}
+
+template <int kPerLane, class T, class S, class Mask, class Score>
+__global__ void attend_warp_per_row(AttentionArgs<T, Cuda, S> args, Mask mask, Score score,
                                     index_t first_row, index_t rows) {
   using A = accumulate_t<T>;
   constexpr A kNothing = -std::numeric_limits<A>::infinity();
@@ -135,22 +145,27 @@ __global__ void attend_warp_per_row(AttentionArgs<T, Cuda> args, Mask mask, Scor
       for (int key = 0; key < kWarp; ++key) {
         // Skip, do not score with a sentinel: a finite "-inf" can beat a real, very negative score.
         if ((seen >> key & 1u) == 0) continue;
-        const T* k_row = key_row(args, args.k, at, j0 + key, g);
+        const S* k_row = key_row(args, args.k, at, j0 + key, g);
         A s = 0;
         for (int t = 0; t < kPerLane; ++t) {
           const int c = lane + kWarp * t;
           if (c < head_dim) s += q[t] * static_cast<A>(k_row[c]);
         }
-        s = score(warp_sum(s) * args.scale, at.b, at.h, q_pos, shuffle(kv_pos, key));
+        s = warp_sum(s) * args.scale;
+        if constexpr (QuantizedElement<S>) s *= scale_of<A>(args, args.k_scales, at, j0 + key, g);
+        s = score(s, at.b, at.h, q_pos, shuffle(kv_pos, key));
         if (s == kNothing) continue;
         if (args.probabilities && lane == key)
           args.probabilities(at.batch, at.h, at.token, at.k_first + j) = s;
 
         const A m_new = s > m ? s : m, c_old = std::exp(m - m_new), e = std::exp(s - m_new);
-        const T* v_row = key_row(args, args.v, at, j0 + key, g);
+        const S* v_row = key_row(args, args.v, at, j0 + key, g);
+        A scaled = e;
+        if constexpr (QuantizedElement<S>)
+          scaled *= scale_of<A>(args, args.v_scales, at, j0 + key, g);
         for (int t = 0; t < kPerLane; ++t) {
           const int c = lane + kWarp * t;
-          o[t] = o[t] * c_old + (c < value_dim ? e * static_cast<A>(v_row[c]) : A{0});
+          o[t] = o[t] * c_old + (c < value_dim ? scaled * static_cast<A>(v_row[c]) : A{0});
         }
         l = l * c_old + e;
         m = m_new;
@@ -181,8 +196,8 @@ __global__ void attend_warp_per_row(AttentionArgs<T, Cuda> args, Mask mask, Scor
   }
 }
 
-template <class T, class Mask, class Score>
-void attend_rows(Cuda backend, const AttentionArgs<T, Cuda>& args, const Mask& mask,
+template <class T, class S, class Mask, class Score>
+void attend_rows(Cuda backend, const AttentionArgs<T, Cuda, S>& args, const Mask& mask,
                  const Score& score, index_t first_row, index_t rows) {
   const index_t dim = args.q.extent(3) > args.out.extent(3) ? args.q.extent(3) : args.out.extent(3);
   if (dim > kMostChannels)
@@ -193,9 +208,9 @@ void attend_rows(Cuda backend, const AttentionArgs<T, Cuda>& args, const Mask& m
     launch("attend_warp_per_row", kernel, shape, backend, args, mask, score, first_row, rows);
   };
   if (dim <= 4 * kWarp)
-    run(attend_warp_per_row<4, T, Mask, Score>);
+    run(attend_warp_per_row<4, T, S, Mask, Score>);
   else
-    run(attend_warp_per_row<kMostChannels / kWarp, T, Mask, Score>);
+    run(attend_warp_per_row<kMostChannels / kWarp, T, S, Mask, Score>);
 }
 
 }  // namespace rapt::cuda
@@ -205,7 +220,7 @@ namespace rapt {
 template <class Args, class Mask, class Score>
 void BackendTraits<Cuda>::attention_forward(Cuda backend, const Args& given, const Mask& mask,
                                             const Score& score) {
-  AttentionArgs<typename Args::Element, Cuda> args = given;
+  AttentionArgs<typename Args::Element, Cuda, typename Args::Stored> args = given;
   const index_t batch = args.q.extent(0), tokens = args.q.extent(1), heads = args.q.extent(2);
   if (batch * tokens * heads == 0) return;
   using A = accumulate_t<typename Args::Element>;

@@ -161,7 +161,8 @@ struct BackendTraits<Cuda> {
   template <class T>
   static void scale_in_place(Cuda backend, TensorView<T, 1, Cuda> x, accumulate_t<T> factor);
 
-  /// Args is AttentionArgs<T, Cuda>.
+  /// Args is AttentionArgs<T, Cuda>, or AttentionArgs<T, Cuda, S> with keys and values of 8-bit
+  /// codes.
   template <class Args, class Mask, class Score>
   static void attention_forward(Cuda backend, const Args& args, const Mask& mask,
                                 const Score& score);

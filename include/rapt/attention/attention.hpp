@@ -15,6 +15,14 @@
 //   attention(out, q, k, v, Causal{} & SlidingWindow{512});
 //   attention(out, q, k, v, Causal{}, SoftCap{50}, {.scale = 0.125f, .logsumexp = lse});
 //
+// k and v may hold codes of 8 bits (int8_t, float8_e4m3, float8_e5m2) beside q and out of any type,
+// with a scale for each token and head; nothing of them is ever expanded in memory:
+//
+//   attention(out, q, k8, v8, Causal{}, Identity{}, {.k_scales = s_k, .v_scales = s_v});
+//
+//   s_ij = score(scale * s_k[b,j,g] * dot(Q[b,i,h,:], K8[b,j,g,:]), ...)
+//   O[b,i,h,:] = sum_j exp(s_ij - L_i) * s_v[b,j,g] * V8[b,j,g,:]
+//
 // A query that sees no key yields zeros and a logsumexp of minus infinity; the logsumexp with a
 // sink is then the sink logit. What a mask hides is never multiplied: a NaN in a hidden value stays
 // there. All views may be strided as long as their last axis is contiguous. Out may not overlap an
@@ -41,7 +49,8 @@
 
 namespace rapt {
 
-/// See the top of this file. Q, K, V and Out share one element type and one backend.
+/// See the top of this file. Q and Out share one element type, K and V too: that of Q, or one of 8
+/// bits. All live on one backend.
 template <WritableTensorLike<4> Out, TensorLike<4> Q, TensorLike<4> K, TensorLike<4> V,
           AttentionMask Mask = Causal, ScoreModifier Score = Identity>
 void attention(Out&& out, const Q& q, const K& k, const V& v, Mask mask = {}, Score score = {},
@@ -49,13 +58,14 @@ void attention(Out&& out, const Q& q, const K& k, const V& v, Mask mask = {}, Sc
   using T = element_t<Q>;
   using B = backend_t<Q>;
   static_assert(Element<T>, "attention computes with float, double, half or bfloat16");
-  static_assert(std::same_as<element_t<K>, T> && std::same_as<element_t<V>, T> &&
-                    std::same_as<element_t<Out>, T>,
-                "out, q, k and v have one element type");
+  using S = element_t<K>;
+  static_assert(std::same_as<element_t<Out>, T>, "out and q have one element type");
+  static_assert(std::same_as<element_t<V>, S> && (std::same_as<S, T> || QuantizedElement<S>),
+                "k and v have one element type: that of q, or int8_t, float8_e4m3 or float8_e5m2");
   static_assert(std::same_as<backend_t<K>, B> && std::same_as<backend_t<V>, B> &&
                     std::same_as<backend_t<Out>, B>,
                 "out, q, k and v live on one backend");
-  AttentionArgs<T, B> args;
+  AttentionArgs<T, B, S> args;
   static_cast<detail::AttentionOptionsOf<T, B>&>(args) = options;
   args.out = as_view(out);
   args.q = as_view(q);
@@ -69,6 +79,10 @@ void attention(Out&& out, const Q& q, const K& k, const V& v, Mask mask = {}, Sc
   check.apart("out", args.out, "q", args.q);
   check.apart("out", args.out, "k", args.k);
   check.apart("out", args.out, "v", args.v);
+  check.apart("out", args.out, "k_scales", args.k_scales);
+  check.apart("out", args.out, "v_scales", args.v_scales);
+  check.scales("k_scales", args.k_scales, "k", args.k, args);
+  check.scales("v_scales", args.v_scales, "v", args.v, args);
   check.options(args, reads_call_row<Mask> || reads_call_row<Score>);
   if (args.probabilities)
     check.shape("probabilities", args.probabilities.shape(),

@@ -130,6 +130,8 @@ void attention_backward(Dq&& dq, Dk&& dk, Dv&& dv, const Dout& dout, const Q& q,
   using A = accumulate_t<T>;
   using B = backend_t<Q>;
   static_assert(Element<T>, "attention computes with float, double, half or bfloat16");
+  static_assert(!QuantizedElement<element_t<K>> && !QuantizedElement<element_t<V>>,
+                "attention_backward has no gradient for k and v of 8-bit codes: dequantize them");
   static_assert(std::same_as<element_t<K>, T> && std::same_as<element_t<V>, T> &&
                     std::same_as<element_t<Out>, T> && std::same_as<element_t<Dout>, T> &&
                     std::same_as<element_t<Dq>, T> && std::same_as<element_t<Dk>, T> &&

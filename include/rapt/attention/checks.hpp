@@ -73,7 +73,9 @@ struct AttentionChecks {
   /// q, k and v fit each other.
   template <class Args>
   void inputs(const Args& args) const {
-    const auto &q = args.q, &k = args.k, &v = args.v;
+    const auto& q = args.q;
+    const auto& k = args.k;
+    const auto& v = args.v;
     const index_t batch = q.extent(0), heads = q.extent(2), dim = q.extent(3);
     const index_t kv_heads = k.extent(2), value_dim = v.extent(3);
     if (dim < 1)
@@ -96,6 +98,20 @@ struct AttentionChecks {
     last_axis("q", q);
     last_axis("k", k);
     last_axis("v", v);
+  }
+
+  /// The scales of `codes` (k or v) lie as its rows do, and only codes have them.
+  template <class Scales, class Codes, class Args>
+  void scales(const char* name, const Scales& given, const char* of, const Codes& codes,
+              const Args& args) const {
+    if (!given) return;
+    if constexpr (std::same_as<typename Args::Stored, typename Args::Element>) {
+      refuse<ValueError>({name, " is ", given.shape(), ", expected none with a ", of,
+                          " of q's element type: scales are those of 8-bit codes"});
+    } else {
+      shape(name, given.shape(), {codes.extent(0), codes.extent(1), codes.extent(2)},
+            args.block_table ? "[blocks, block_size, kv_heads]" : "[batch, kv_len, kv_heads]");
+    }
   }
 
   /// What is written has memory of its own.

@@ -13,6 +13,9 @@
 // kv_len - q_len + i, so the last query sits on the last key. A query that sees no key gives out =
 // 0 and L = -inf (with a sink: L = sink); a key that is not seen is never read, be it NaN.
 //
+// Where k and v hold codes of 8 bits, k_j and v_j are dequantised as they are read: scale times
+// code.
+//
 // The arguments are those of attention(), all of AttentionOptions included. Arithmetic runs in
 // accumulate_t<T>, or in the type named first: reference_attention<double>(out, q, k, v).
 //
@@ -80,6 +83,14 @@ struct ReferenceSequence {
   }
 };
 
+/// Channel t of a row of keys or values: the element, or its scale times its code.
+template <class Real, class Rows, class Scales>
+Real reference_element(const Rows& rows, const Scales& scales, index_t row, index_t at, index_t g,
+                       index_t t) {
+  const Real element = convert<Real>(rows(row, at, g, t));
+  return scales ? Real(scales(row, at, g)) * element : element;
+}
+
 /// What a softmax row is divided by, in logarithms.
 template <class Real>
 struct SoftmaxSums {
@@ -128,6 +139,16 @@ void check_reference_shapes(const Out& out, const Q& q, const K& k, const V& v,
               "[batch, kv_len, kv_heads, head_dim]");
   check_shape(kName, "v", v.shape(), Shape{rows, k.extent(1), kv_heads, v.extent(3)},
               "[batch, kv_len, kv_heads, value_dim]");
+  if constexpr (!QuantizedElement<element_t<K>>) {
+    if (options.k_scales || options.v_scales)
+      throw ValueError(text(kName, ": ", options.k_scales ? "k_scales" : "v_scales",
+                            " is given, expected none with k and v that are no 8-bit codes"));
+  }
+  const Shape scales{rows, k.extent(1), kv_heads};
+  if (options.k_scales)
+    check_shape(kName, "k_scales", options.k_scales.shape(), scales, "[batch, kv_len, kv_heads]");
+  if (options.v_scales)
+    check_shape(kName, "v_scales", options.v_scales.shape(), scales, "[batch, kv_len, kv_heads]");
   check_shape(kName, "out", out.shape(), Shape{batch, q.extent(1), heads, v.extent(3)},
               "[batch, q_len, heads, value_dim]");
   if (options.cu_seqlens_q && batch != 1)
@@ -193,7 +214,8 @@ void reference_attention(Out&& out, const Q& q, const K& k, const V& v, Mask mas
           const auto [row, at] = s.place_of_key(j);
           Real dot = 0;
           for (index_t t = 0; t < head_dim; ++t)
-            dot += convert<Real>(q(s.row, token, h, t)) * convert<Real>(k(row, at, g, t));
+            dot += convert<Real>(q(s.row, token, h, t)) *
+                   detail::reference_element<Real>(k, options.k_scales, row, at, g, t);
           z_j = static_cast<Real>(modified(scale * dot, s.b, h, p, p_j));
         }
 
@@ -205,7 +227,7 @@ void reference_attention(Out&& out, const Q& q, const K& k, const V& v, Mask mas
             const Real weight = z[static_cast<std::size_t>(j)];
             if (weight == 0) continue;  // a key that is not seen may hold anything, even NaN
             const auto [row, at] = s.place_of_key(j);
-            o += weight * convert<Real>(v(row, at, g, e));
+            o += weight * detail::reference_element<Real>(v, options.v_scales, row, at, g, e);
           }
           as_view(out)(s.row, token, h, e) = convert<T>(o);
         }

@@ -241,8 +241,9 @@ struct BackendTraits<Cpu> {
   template <class T>
   static void scale_in_place(Cpu, TensorView<T, 1> x, accumulate_t<T> factor);
 
-  /// Attention of attention/attention.hpp: Args is AttentionArgs<T, Cpu>. The decode path is chosen
-  /// inside, by shape.                                           cpu/attention_forward.hpp
+  /// Attention of attention/attention.hpp: Args is AttentionArgs<T, Cpu>, with a third argument
+  /// where keys and values are 8-bit codes. The decode path is chosen inside, by shape.
+  ///                                                             cpu/attention_forward.hpp
   template <class Args, class Mask, class Score>
   static void attention_forward(Cpu, const Args& args, const Mask& mask, const Score& score);
 

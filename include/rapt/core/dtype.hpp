@@ -280,7 +280,13 @@ template <class T>
 concept Element = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> ||
     std::same_as<T, bfloat16>;
 
+/// A code of 8 bits that values are quantised to, beside scales (core/quantize.hpp).
+template <class T>
+concept QuantizedElement =
+    std::same_as<T, std::int8_t> || std::same_as<T, float8_e4m3> || std::same_as<T, float8_e5m2>;
+
 static_assert(Element<half> && Element<bfloat16> && !Element<float8_e4m3> && !Element<int>);
+static_assert(QuantizedElement<std::int8_t> && !QuantizedElement<std::uint8_t>);
 static_assert(sizeof(half) == 2 && std::is_trivially_copyable_v<half> && std::is_trivial_v<half>);
 static_assert(sizeof(bfloat16) == 2 && std::is_trivial_v<bfloat16>);
 static_assert(sizeof(float8_e4m3) == 1 && std::is_trivial_v<float8_e4m3>);

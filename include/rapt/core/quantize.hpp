@@ -14,13 +14,20 @@
 // codes 0; a scale of 0 always gives codes 0. Arithmetic is in float. NaN becomes code 0 in int8,
 // NaN in fp8.
 //
-// Errors: ShapeError "<operation>: scale is [...], expected ...".
+// quantize_rows is what a cache of 8-bit keys and values wants: a scale for each token and head, as
+// attention() takes them (k_scales, v_scales), for any code:
+//
+//   scales[b,s,h] = max |x[b,s,h,:]| / largest        largest = 127, 448 (e4m3) or 57344 (e5m2)
+//
+// Errors: ShapeError "<operation>: scale is [...], expected ..."; quantize_rows: ValueError for
+// elements that are not finite.
 #pragma once
 
 #include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 #include <type_traits>
 
@@ -31,13 +38,14 @@
 
 namespace rapt {
 
-/// A code that quantisation produces.
-template <class T>
-concept QuantizedElement =
-    std::same_as<T, std::int8_t> || std::same_as<T, float8_e4m3> || std::same_as<T, float8_e5m2>;
-
 /// Largest code of the symmetric int8 range.
 inline constexpr float kInt8Largest = 127.f;
+
+/// The number that the largest code stands for.
+template <QuantizedElement Code>
+inline constexpr float kLargestCode = static_cast<float>(std::numeric_limits<Code>::max());
+template <>
+inline constexpr float kLargestCode<std::int8_t> = kInt8Largest;
 
 /// The code of one value. scale = 0: code 0.
 template <QuantizedElement Code>
@@ -122,6 +130,44 @@ float > void quantize_int8(Codes&& codes, Scale&& scale, const X& x) {
       shared, in);
   detail::for_each_element([](float& s) { s /= kInt8Largest; }, scales);
   quantize(out, in, scales);
+}
+
+/// codes and scales of every row x[b,s,h,:]: see the top of this file.
+///
+///   x, codes [batch, seq, heads, dim]      scales [batch, seq, heads]
+template <WritableTensorLike<4> Codes, WritableTensorLike<3> Scales, TensorLike<4> X>
+requires QuantizedElement<element_t<Codes>> && std::same_as < element_t<Scales>,
+float > void quantize_rows(Codes&& codes, Scales&& scales, const X& x) {
+  using Code = element_t<Codes>;
+  constexpr const char* kName = "quantize_rows";
+  static_assert(std::same_as<backend_t<X>, Cpu>, "quantize_rows runs on the CPU");
+  const auto in = as_const_view(x);
+  const auto out = as_view(codes);
+  const auto factors = as_view(scales);
+  const index_t batch = in.extent(0), seq = in.extent(1), heads = in.extent(2), dim = in.extent(3);
+  detail::check_shape(kName, "codes", out.shape(), in.shape(), "[batch, seq, heads, dim]");
+  detail::check_shape(kName, "scales", factors.shape(), Shape{batch, seq, heads},
+                      "[batch, seq, heads]");
+  const auto for_each_row = [&](auto f) {
+    for (index_t b = 0; b < batch; ++b)
+      for (index_t s = 0; s < seq; ++s)
+        for (index_t h = 0; h < heads; ++h) f(b, s, h);
+  };
+  for_each_row([&](index_t b, index_t s, index_t h) {
+    for (index_t t = 0; t < dim; ++t)
+      if (const float value = convert<float>(in(b, s, h, t)); !std::isfinite(value))
+        throw ValueError(detail::text(kName, ": x[", b, ", ", s, ", ", h, ", ", t, "] is ", value,
+                                      ", expected a finite number"));
+  });
+  for_each_row([&](index_t b, index_t s, index_t h) {
+    float most = 0.f;
+    for (index_t t = 0; t < dim; ++t)
+      most = std::fmax(most, std::fabs(convert<float>(in(b, s, h, t))));
+    const float scale = most / kLargestCode<Code>;
+    factors(b, s, h) = scale;
+    for (index_t t = 0; t < dim; ++t)
+      out(b, s, h, t) = quantize_value<Code>(convert<float>(in(b, s, h, t)), scale);
+  });
 }
 
 /// out = codes · scale.

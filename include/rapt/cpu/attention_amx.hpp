@@ -64,12 +64,12 @@ class AmxProduct {
                           q_ + r * dim_step_ + t, dim_ - t);
   }
 
-  void pack_keys(const bfloat16* const* rows, index_t n) {
+  void pack_keys(const bfloat16* const* rows, index_t n, const float* = nullptr) {
     detail::pack_key_pairs<Tiling::kPanel>(k_, rows, n, detail::round_up(n, Tiling::kPanel), dim_,
                                            dim_step_ / 2);
   }
 
-  bool pack_values(const bfloat16* const* rows, index_t n) {
+  bool pack_values(const bfloat16* const* rows, index_t n, const float* = nullptr) {
     std::copy_n(rows, n, values_);
     return detail::pack_row_pairs<kKeyTile / 2>(v_, rows, n, detail::round_up(n, kStep),
                                                 value_dim_);

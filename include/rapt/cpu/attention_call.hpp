@@ -46,6 +46,23 @@ auto row_address(const Args& args, const View& rows, const AttentionSequence& se
   return address;
 }
 
+/// Addresses of rows [begin, begin + n) of one head.
+template <class T>
+void row_addresses(const T** rows, const RowAddress<T>& at, index_t begin, index_t n) {
+  for (index_t j = 0; j < n;) {  // block by block: a division costs as much as a row
+    const T* row = at(begin + j);
+    const index_t in_block =
+        at.table == nullptr ? n - j : at.block_size - (begin + j) % at.block_size;
+    for (const index_t end = std::min(n, j + in_block); j < end; ++j, row += at.stride)
+      rows[j] = row;
+  }
+}
+
+/// Scales of rows [begin, begin + n) of one head; 1 where there are none.
+inline void read_scales(float* scales, const RowAddress<float>& at, index_t begin, index_t n) {
+  for (index_t j = 0; j < n; ++j) scales[j] = at.base == nullptr ? 1.f : *at(begin + j);
+}
+
 /// The keys [begin, begin + count) of a tile and their positions: consecutive, or given by the
 /// caller, and then a negative one makes its key invisible.
 struct KeySpan {

@@ -6,6 +6,9 @@
 //     e, m, l: online softmax          as in cpu/attention_forward.hpp
 //     o[r] += e[r][j] v_j              R rows x N vectors of accumulators, all keys in one go
 //
+// Codes of 8 bits are read as they are: the scale of a key multiplies its scores, that of a value
+// its weights (l sums them unscaled), so that neither costs anything for each channel.
+//
 // Long rows of keys are cut into splits by length alone (flash-decoding); a split leaves o, m and
 // l, and merge_row joins them in order, so threads never change a result. Bound by reading K and V:
 // 4 R FLOP for each element. Keys that no row sees are left out before anything of them is read.
@@ -29,7 +32,9 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 namespace detail {
 
-inline constexpr index_t kDecodeKeys = 64;  // keys of a step; row addresses are padded to it
+inline constexpr index_t kDecodeKeys = 64;  // most keys of a tile; row addresses are padded to it
+inline constexpr index_t kTileBytes = 262144;  // most bytes of a tile: two fit the second level
+inline constexpr index_t kKeysOfStep = 8;      // whose values are weighed in a step of TilePrefetch
 
 /// Two vectors of a row at a time, in the order that is cheapest to convert to. Queries, keys,
 /// values and outputs all pass here, so the order never shows; ordered() restores it.
@@ -44,7 +49,7 @@ struct VectorPair {
     if constexpr (requires { V::load_even_odd(p, x.first, x.second); }) {
       V::load_even_odd(p, x.first, x.second);
     } else {
-      x.first = V::load(p), x.second = V::load(p + V::kLanes);
+      x.first = load_lanes<A>(p, V::kLanes), x.second = load_lanes<A>(p + V::kLanes, V::kLanes);
     }
     return x;
   }
@@ -56,13 +61,48 @@ struct VectorPair {
   }
 };
 
-/// Brings the lines of a row nearer while others are worked on: rows of one head lie apart, which
-/// the hardware's prefetchers follow badly.
-template <class T>
-inline void prefetch_row(const T* row, index_t dim) {
-  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(T));
-  for (index_t t = 0; t < dim; t += kLine) __builtin_prefetch(row + t, 0, 2);
-}
+/// Brings a tile of keys and of values nearer, a few lines at a time, while another one is worked
+/// on: in the order in which they lie, all heads of a token, because rows of one head lie apart
+/// (which memory and the hardware's prefetchers serve at half the rate), and spread over the work,
+/// because a core waits for its loads once it has asked for more lines than it keeps track of (24
+/// on Zen 3).
+class TilePrefetch {
+ public:
+  /// Of n rows, `bytes` of each.
+  template <class T>
+  void add(const T* const* rows, index_t n, index_t bytes) {
+    if (n <= 0 || bytes <= 0) return;
+    index_t runs = n;
+    const auto address = [&](index_t j) { return reinterpret_cast<std::uintptr_t>(rows[j]); };
+    if (address(n - 1) - address(0) == static_cast<std::uintptr_t>((n - 1) * bytes))
+      runs = 1, bytes *= n;  // without gaps: one long row
+    parts_[count_++] = {reinterpret_cast<const char* const*>(rows), runs, bytes};
+    lines_ += runs * ceil_div(bytes, kLine);
+  }
+  /// The work ahead is `steps` steps long.
+  void spread(index_t steps) { of_step_ = ceil_div(lines_, std::max<index_t>(1, steps)); }
+
+  void step() {
+    for (index_t left = of_step_; left > 0 && part_ < count_;) {
+      const Part& part = parts_[part_];
+      const char* const row = part.rows[row_];
+      const index_t end = std::min(part.bytes, at_ + left * kLine);
+      for (; at_ < end; at_ += kLine, --left) __builtin_prefetch(row + at_, 0, 2);
+      if (at_ < part.bytes) return;
+      at_ = 0;
+      if (++row_ == part.n) row_ = 0, ++part_;
+    }
+  }
+
+ private:
+  static constexpr index_t kLine = 64;
+  struct Part {
+    const char* const* rows;
+    index_t n, bytes;
+  };
+  Part parts_[2];
+  index_t count_ = 0, lines_ = 0, of_step_ = 0, part_ = 0, row_ = 0, at_ = 0;
+};
 
 /// s[i][j] = dot(q_i, k_j), kRows rows of q [in pair order, padded with zeros] and kKeys keys.
 template <int kRows, int kKeys, class A, class T>
@@ -77,14 +117,31 @@ template <int kRows, int kKeys, class A, class T>
   for (int i = 0; i < kDots; ++i) acc[i] = V::zero();
   index_t t = 0;
   for (; t + Pair::kLength <= dim; t += Pair::kLength) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kKeys; ++j) {
-      const Pair k = Pair::load(keys[j] + t);
+    if constexpr (kRows >= kKeys) {  // the keys of a step in registers, each of q's loaded once
+      Pair k[kKeys];
+#pragma GCC unroll 4
+      for (int j = 0; j < kKeys; ++j) k[j] = Pair::load(keys[j] + t);
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; ++i) {
-        V& sum = acc[i * kKeys + j];
-        sum = fma(V::load(q + i * q_step + t), k.first, sum);
-        sum = fma(V::load(q + i * q_step + t + V::kLanes), k.second, sum);
+        const V first = V::load(q + i * q_step + t);
+#pragma GCC unroll 4
+        for (int j = 0; j < kKeys; ++j)
+          acc[i * kKeys + j] = fma(first, k[j].first, acc[i * kKeys + j]);
+        const V second = V::load(q + i * q_step + t + V::kLanes);
+#pragma GCC unroll 4
+        for (int j = 0; j < kKeys; ++j)
+          acc[i * kKeys + j] = fma(second, k[j].second, acc[i * kKeys + j]);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int j = 0; j < kKeys; ++j) {
+        const Pair k = Pair::load(keys[j] + t);
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) {
+          V& sum = acc[i * kKeys + j];
+          sum = fma(V::load(q + i * q_step + t), k.first, sum);
+          sum = fma(V::load(q + i * q_step + t + V::kLanes), k.second, sum);
+        }
       }
     }
   }
@@ -107,18 +164,16 @@ template <int kRows, int kKeys, class A, class T>
   for (int i = 0; i < kRows; ++i) std::memcpy(s + i * s_step, sums + i * kKeys, kKeys * sizeof(A));
 }
 
-/// Scores of `rows` rows and of the n keys (addresses padded to a whole step). Meanwhile the rows
-/// `next` are brought nearer.
+/// Scores of `rows` rows and of the n keys (addresses padded to a whole step). `next` is brought
+/// nearer meanwhile.
 template <class A, class T>
 [[gnu::noinline]] void dot_keys(A* s, index_t s_step, const A* q, index_t q_step, index_t rows,
-                                const T* const* keys, index_t n, index_t dim, const T* const* next,
-                                index_t next_dim) {
+                                const T* const* keys, index_t n, index_t dim, TilePrefetch& next) {
   constexpr int kLanes = Vec<A>::kLanes, kDots = kLanes < 8 ? 8 : kLanes;
   const auto over_keys = [&]<int kRows>(index_t i) {
     constexpr int kKeys = kDots / kRows;
     for (index_t j = 0; j < n; j += kKeys) {
-      if (i == 0)
-        for (int c = 0; c < kKeys; ++c) prefetch_row(next[j + c], next_dim);
+      next.step();
       dot_tile<kRows, kKeys>(s + i * s_step + j, s_step, q + i * q_step, q_step, keys + j, dim);
     }
   };
@@ -130,10 +185,10 @@ template <class A, class T>
 
 /// o_i[t, t + kVecs vectors) = f_i o_i + sum_j e_ij v_j, o in pair order. kMixed: rows see
 /// different keys, and a hidden value's bits are cleared before it is multiplied.
-template <int kRows, int kVecs, bool kMixed, bool kPrefetch, class A, class T>
+template <int kRows, int kVecs, bool kMixed, class A, class T>
 inline void weigh_tile(A* o, index_t o_step, const A* factor, const A* e, index_t e_step,
                        const mask_int<A>* seen, const T* const* values, index_t n, index_t t,
-                       index_t lanes, const T* const* next, index_t next_dim) {
+                       index_t lanes, TilePrefetch& next) {
   using V = Vec<A>;
   using Pair = VectorPair<A, T>;
   V acc[kRows][kVecs];
@@ -144,7 +199,7 @@ inline void weigh_tile(A* o, index_t o_step, const A* factor, const A* e, index_
       acc[i][v] = V::load(o + i * o_step + t + v * V::kLanes) * V::broadcast(factor[i]);
   }
   for (index_t j = 0; j < n; ++j) {
-    if constexpr (kPrefetch) prefetch_row(next[j], next_dim);
+    if (j % kKeysOfStep == 0) next.step();
     V x[kVecs];
     if constexpr (kVecs % 2 == 0) {
 #pragma GCC unroll 4
@@ -181,22 +236,18 @@ template <bool kMixed, class A, class T>
 [[gnu::noinline]] void weigh_values(A* o, index_t o_step, const A* factor, const A* e,
                                     index_t e_step, const mask_int<A>* seen, index_t rows,
                                     const T* const* values, index_t n, index_t dim,
-                                    const T* const* next, index_t next_dim) {
+                                    TilePrefetch& next) {
   using V = Vec<A>;
   constexpr index_t kLanes = V::kLanes;
+  constexpr auto vectors_for = [](index_t r) {
+    return V::kRegisters >= 32 ? (r >= 4 ? 4 : 8) : r >= 4 ? 2 : 4;
+  };
   const auto over_dims = [&]<int kRows>(index_t i) {
-    constexpr int kVecs = V::kRegisters >= 32 ? (kRows == 4 ? 4 : 8) : kRows == 4 ? 2 : 4;
+    constexpr int kVecs = vectors_for(kRows);
     index_t t = 0;
     const auto tile = [&]<int kN>() {
-      const auto call = [&]<bool kPrefetch>() {
-        weigh_tile<kRows, kN, kMixed, kPrefetch>(o + i * o_step, o_step, factor + i, e + i * e_step,
-                                                 e_step, seen + i * e_step, values, n, t, dim - t,
-                                                 next, next_dim);
-      };
-      if (i == 0 && t == 0)
-        call.template operator()<true>();
-      else
-        call.template operator()<false>();
+      weigh_tile<kRows, kN, kMixed>(o + i * o_step, o_step, factor + i, e + i * e_step, e_step,
+                                    seen + i * e_step, values, n, t, dim - t, next);
     };
     for (; t + kVecs * kLanes <= dim; t += kVecs * kLanes) tile.template operator()<kVecs>();
     for (; t + 2 * kLanes <= dim; t += 2 * kLanes) tile.template operator()<2>();
@@ -208,17 +259,6 @@ template <bool kMixed, class A, class T>
   if (rows & 1) over_dims.template operator()<1>(i);
 }
 
-/// Addresses of rows [begin, begin + n) of one head.
-template <class T>
-inline void row_addresses(const T** rows, const RowAddress<T>& at, index_t begin, index_t n) {
-  if (at.table == nullptr) {
-    const T* row = at.base + begin * at.stride;
-    for (index_t j = 0; j < n; ++j, row += at.stride) rows[j] = row;
-  } else {
-    for (index_t j = 0; j < n; ++j) rows[j] = at(begin + j);
-  }
-}
-
 /// The rows of kv_heads heads of keys from kv_head on, against keys [kv_begin, kv_end). Rows of a
 /// token's heads lie side by side, so all heads take a tile before the next one is touched.
 /// `block` is that of the first head. Each head leaves o [rows, value_step], m (natural units)
@@ -226,8 +266,10 @@ inline void row_addresses(const T** rows, const RowAddress<T>& at, index_t begin
 template <class Args, class Mask, class Score, class A>
 class DecodeItem {
   using T = typename Args::Element;
+  using S = typename Args::Stored;
   using V = Vec<A>;
-  using Pair = VectorPair<A, T>;
+  using Pair = VectorPair<A, S>;
+  static constexpr bool kScaled = QuantizedElement<S>;
   static constexpr A kNone = -std::numeric_limits<A>::infinity();
 
  public:
@@ -249,7 +291,9 @@ class DecodeItem {
         state_(state),
         state_step_(state_step),
         k_row_(row_address(args, args.k, seq, kv_head)),
-        v_row_(row_address(args, args.v, seq, kv_head)) {
+        v_row_(row_address(args, args.v, seq, kv_head)),
+        k_scale_(row_address(args, args.k_scales, seq, kv_head)),
+        v_scale_(row_address(args, args.v_scales, seq, kv_head)) {
     q_ = scratch.tensor<A>(Shape<3>{kv_heads, rows_, q_step_}).data();
     s_ = scratch.tensor<A>(Shape<2>{rows_, kDecodeKeys}).data();
     factors_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
@@ -265,27 +309,54 @@ class DecodeItem {
       std::fill_n(m_of(h), rows_, kNone);
       std::fill_n(m_of(h) + rows_, rows_, A(0));
     }
-    index_t count = std::min(kDecodeKeys, kv_end - kv_begin);
+    const index_t tile = tile_keys();
+    index_t count = std::min(tile, kv_end - kv_begin);
     row_addresses(k_tile_, k_row_, kv_begin, count);
-    for (index_t begin = kv_begin; begin < kv_end; begin += kDecodeKeys) {
-      const index_t next = begin + kDecodeKeys, next_count = std::min(kDecodeKeys, kv_end - next);
-      row_addresses(v_tile_, v_row_, begin, count);
-      if (next_count > 0) row_addresses(k_next_, k_row_, next, next_count);
+    row_addresses(v_tile_, v_row_, kv_begin, count);
+    for (index_t begin = kv_begin; begin < kv_end; begin += tile) {
+      // The tile that comes next may be that of the next split, most likely this thread's too.
+      const index_t next = begin + tile, next_count = std::min(tile, seq_.kv_len - next);
+      TilePrefetch nearer;
+      if (next_count > 0) {
+        row_addresses(k_next_, k_row_, next, next_count);
+        row_addresses(v_next_, v_row_, next, next_count);
+        nearer.add(k_next_, next_count, bytes_of_token(args_.k));
+        nearer.add(v_next_, next_count, bytes_of_token(args_.v));
+        nearer.spread(kv_heads_ * steps_of_head(count));
+      }
+      if constexpr (kScaled) {
+        if (args_.k_scales) row_addresses(k_scales_, k_scale_, begin, count);
+        if (args_.v_scales) row_addresses(v_scales_, v_scale_, begin, count);
+      }
       const KeySpan keys = keys_of(args_, seq_, begin, count);
       const KeyRange range = key_range(keys);
-      for (index_t h = 0; h < kv_heads_; ++h) {
-        // While values are weighed, the keys that come next are fetched.
-        const bool here = h + 1 < kv_heads_;
-        attend(h, keys, range, here ? k_tile_ : k_next_, here ? h + 1 : 0,
-               here ? count : std::max<index_t>(next_count, 0));
-      }
-      count = next_count;
+      for (index_t h = 0; h < kv_heads_; ++h) attend(h, keys, range, nearer);
+      count = std::min(tile, kv_end - next);
       std::copy_n(k_next_, std::max<index_t>(count, 0), k_tile_);
+      std::copy_n(v_next_, std::max<index_t>(count, 0), v_tile_);
     }
     for (index_t h = 0; h < kv_heads_; ++h) finish(h);
   }
 
  private:
+  /// From the first to the last element of a token's heads, where they lie side by side; else of
+  /// one head, whose rows then follow one another.
+  template <class View>
+  index_t bytes_of_token(const View& rows) const {
+    const index_t dim = rows.extent(3), apart = rows.stride(2);
+    return ((apart >= dim && apart < 2 * dim ? (kv_heads_ - 1) * apart : 0) + dim) *
+           static_cast<index_t>(sizeof(S));
+  }
+  index_t tile_keys() const {
+    const index_t keys = kTileBytes / (bytes_of_token(args_.k) + bytes_of_token(args_.v));
+    return std::clamp<index_t>(keys / 16 * 16, 16, kDecodeKeys);
+  }
+  /// Steps of TilePrefetch that a head and n keys take, or some fewer.
+  index_t steps_of_head(index_t n) const {
+    return n * rows_ / V::kLanes +
+           ceil_div(rows_, 4) * (value_dim_ / (4 * V::kLanes)) * ceil_div(n, kKeysOfStep);
+  }
+
   A* o_of(index_t h) const { return state_ + h * state_step_; }
   A* m_of(index_t h) const { return o_of(h) + rows_ * value_step_; }
   RowBlock block_of(index_t h) const {
@@ -303,25 +374,43 @@ class DecodeItem {
                             block.head_of(r) * args_.q.stride(2);
       A* const to = q_ + (h * rows_ + r) * q_step_;
       index_t t = 0;
-      for (; t + Pair::kLength <= dim_; t += Pair::kLength) {
-        const Pair x = Pair::load(from + t);
-        (x.first * factor).store(to + t);
-        (x.second * factor).store(to + t + V::kLanes);
+      if constexpr (std::is_same_v<S, T>) {  // of other types, pairs are in order
+        for (; t + Pair::kLength <= dim_; t += Pair::kLength) {
+          const Pair x = Pair::load(from + t);
+          (x.first * factor).store(to + t);
+          (x.second * factor).store(to + t + V::kLanes);
+        }
       }
       for (; t < dim_; t += V::kLanes) (load_lanes<A>(from + t, dim_ - t) * factor).store(to + t);
     }
   }
 
-  /// One head and one tile of keys; next[j] + its head's offset are the keys to fetch meanwhile.
-  void attend(index_t h, const KeySpan& keys, const KeyRange& range, const T* const* next,
-              index_t next_head, index_t next_count) {
+  /// s[r][i] *= scale of key index[i] of head h, whole vectors of n columns; `seen`: but 0 where a
+  /// row does not see the key, whose scale may be anything.
+  void multiply_scales(const float* const* of_first_head, index_t head_step, index_t h,
+                       const index_t* index, index_t n, const mask_int<A>* seen) const {
+    A scales[kDecodeKeys];
+    const index_t whole = round_up(n, V::kLanes), offset = h * head_step;
+    for (index_t i = 0; i < n; ++i) scales[i] = static_cast<A>(of_first_head[index[i]][offset]);
+    std::fill(scales + n, scales + whole, A(0));
+    for (index_t r = 0; r < rows_; ++r) {
+      A* const row = s_ + r * kDecodeKeys;
+      for (index_t i = 0; i < whole; i += V::kLanes) {
+        const V x = V::load(row + i) * V::load(scales + i);
+        (seen == nullptr ? x : bit_and(x, V::load_mask(seen + r * kDecodeKeys + i))).store(row + i);
+      }
+    }
+  }
+
+  /// One head and one tile of keys, while the next one is brought nearer.
+  void attend(index_t h, const KeySpan& keys, const KeyRange& range, TilePrefetch& next) {
     const RowBlock block = block_of(h);
     const TileVerdict verdict = verdict_of(mask_, seq_.b, block, 0, rows_, range);
     if (verdict == TileVerdict::skip) return;
     report_tile(mask_, seq_.b, block, 0, rows_, range);
 
     // Addresses of the keys that some row sees, and whether rows differ in what they see.
-    const T *k_rows[kDecodeKeys], *v_rows[kDecodeKeys], *next_rows[kDecodeKeys];
+    const S *k_rows[kDecodeKeys], *v_rows[kDecodeKeys];
     const index_t k_head = h * args_.k.stride(2), v_head = h * args_.v.stride(2);
     index_t index[kDecodeKeys], n = 0;
     bool mixed = false;
@@ -345,13 +434,12 @@ class DecodeItem {
       if (n == 0) return;
     }
     for (index_t j = n; j < kDecodeKeys; ++j) k_rows[j] = k_rows[n - 1], v_rows[j] = v_rows[n - 1];
-    const index_t offset = next_head * args_.k.stride(2);
-    for (index_t j = 0; j < kDecodeKeys; ++j)
-      next_rows[j] = j < next_count ? next[j] + offset : v_rows[0];
-
     A *const o = o_of(h), *const m = m_of(h), *const l = m + rows_;
-    dot_keys(s_, kDecodeKeys, q_ + h * rows_ * q_step_, q_step_, rows_, k_rows, n, dim_, v_rows,
-             value_dim_);
+    dot_keys(s_, kDecodeKeys, q_ + h * rows_ * q_step_, q_step_, rows_, k_rows, n, dim_, next);
+    if constexpr (kScaled) {
+      if (args_.k_scales)
+        multiply_scales(k_scales_, args_.k_scales.stride(2), h, index, n, nullptr);
+    }
     const index_t whole = round_up(n, V::kLanes);
     for (index_t r = 0; r < rows_; ++r) {
       A* const row = s_ + r * kDecodeKeys;
@@ -375,9 +463,12 @@ class DecodeItem {
     raise_rows(m, l, factors_, tops_, rows_, units_.unit());
     for (index_t r = 0; r < rows_; ++r)
       l[r] += sum(soften_row(s_ + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
-    const auto weigh = mixed ? weigh_values<true, A, T> : weigh_values<false, A, T>;
-    weigh(o, value_step_, factors_, s_, kDecodeKeys, seen_, rows_, v_rows, n, value_dim_, next_rows,
-          next_count > 0 ? dim_ : 0);
+    if constexpr (kScaled) {
+      if (args_.v_scales)
+        multiply_scales(v_scales_, args_.v_scales.stride(2), h, index, n, mixed ? seen_ : nullptr);
+    }
+    const auto weigh = mixed ? weigh_values<true, A, S> : weigh_values<false, A, S>;
+    weigh(o, value_step_, factors_, s_, kDecodeKeys, seen_, rows_, v_rows, n, value_dim_, next);
   }
 
   /// Natural units, and the order of the output.
@@ -402,8 +493,12 @@ class DecodeItem {
   const index_t rows_, dim_, value_dim_, q_step_, value_step_;
   A* const state_;
   const index_t state_step_;
-  const RowAddress<T> k_row_, v_row_;                                           // of the first head
-  const T *k_tile_[kDecodeKeys], *v_tile_[kDecodeKeys], *k_next_[kDecodeKeys];  // of the first head
+  // Of the first head:
+  const RowAddress<S> k_row_, v_row_;
+  const RowAddress<float> k_scale_, v_scale_;
+  const S *k_tile_[kDecodeKeys], *v_tile_[kDecodeKeys];
+  const S *k_next_[kDecodeKeys], *v_next_[kDecodeKeys];
+  const float *k_scales_[kDecodeKeys], *v_scales_[kDecodeKeys];
   A *q_, *s_, *factors_, *tops_;  // q [kv_heads, rows, q_step], s [rows, kDecodeKeys]
   mask_int<A>* seen_;             // [rows, kDecodeKeys]
 };

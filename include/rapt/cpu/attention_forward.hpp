@@ -19,7 +19,8 @@
 //     v  +------+------+------+- - - +       for S and exactly for E V. What is skipped is neither
 //                                            packed nor multiplied; what is full is not tested.
 //
-// Memory O(tile) a thread; 16-bit K and V are converted as they are packed. Work is cut by shape
+// Memory O(tile) a thread; 16-bit K and V are converted as they are packed, codes of 8 bits also
+// multiplied by their scales. Work is cut by shape
 // alone and each part owns its rows, so a result does not depend on the number of threads; a part
 // is a block from the beginning of the sequence and one from its end, so that under a causal mask
 // all parts cost the same. A hidden key's value is never multiplied where it could matter: packing
@@ -56,6 +57,7 @@ inline namespace RAPT_SIMD {
 template <class Args, class Mask, class Score, class Product>
 class AttentionBlock {
   using T = typename Args::Element;
+  using S = typename Args::Stored;
   using A = accumulate_t<T>;
   using V = Vec<A>;
   using Tiling = typename Product::Tiling;
@@ -84,7 +86,9 @@ class AttentionBlock {
         groups_{rows_, block.queries >= 4 * kGroup ? block.queries : rows_},
         product_(scratch, rows_, dim_, args.v.extent(3)),
         k_row_(row_address(args, args.k, seq, kv_head)),
-        v_row_(row_address(args, args.v, seq, kv_head)) {
+        v_row_(row_address(args, args.v, seq, kv_head)),
+        k_scale_(row_address(args, args.k_scales, seq, kv_head)),
+        v_scale_(row_address(args, args.v_scales, seq, kv_head)) {
     s_ = scratch.template tensor<A>(Shape<1>{kRowTile * kKeyTile}).data();
     seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kGroup * kKeyTile}).data();
     copy_queries();
@@ -177,12 +181,17 @@ class AttentionBlock {
   }
 
   void pack_tile(index_t n, bool with_values) {
-    const T* rows[kKeyTile] = {};
-    for (index_t j = 0; j < n; ++j) rows[j] = k_row_(tile_begin_ + j);
-    product_.pack_keys(rows, n);
+    const S* rows[kKeyTile] = {};
+    float scales[QuantizedElement<S> ? kKeyTile : 1] = {};
+    const auto address = [&](const RowAddress<S>& row, const RowAddress<float>& scale) {
+      row_addresses(rows, row, tile_begin_, n);
+      if constexpr (QuantizedElement<S>) read_scales(scales, scale, tile_begin_, n);
+    };
+    address(k_row_, k_scale_);
+    product_.pack_keys(rows, n, scales);
     if (!with_values) return;
-    for (index_t j = 0; j < n; ++j) rows[j] = v_row_(tile_begin_ + j);
-    finite_ = product_.pack_values(rows, n);
+    address(v_row_, v_scale_);
+    finite_ = product_.pack_values(rows, n, scales);
   }
 
   /// Brings a share of the next tile's rows nearer, so that packing need not wait for memory.
@@ -346,7 +355,8 @@ class AttentionBlock {
   const index_t rows_, dim_, value_step_;
   const RowGroups<kGroup> groups_;
   Product product_;
-  const RowAddress<T> k_row_, v_row_;
+  const RowAddress<S> k_row_, v_row_;
+  const RowAddress<float> k_scale_, v_scale_;
   A* s_;               // [kRowTile][kKeyTile]
   mask_int<A>* seen_;  // [kGroup][kKeyTile]
   bool finite_ = true;
@@ -376,8 +386,6 @@ inline constexpr index_t kDecodeSplit = 512;  // keys
 inline constexpr index_t kTiledSplit = 2048;
 inline constexpr index_t kEnoughItems = 8;  // for a few threads
 inline constexpr index_t kFewRows = 192;    // of a block, below which packing shows
-
-constexpr index_t ceil_div(index_t n, index_t unit) { return (n + unit - 1) / unit; }
 
 /// Blocks of up to max_rows rows, a multiple of row_unit where there are several.
 inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t kv_heads,
@@ -418,7 +426,7 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
 /// The whole call: see the top of the file. `mask` and `score` are bound to the call, and bound
 /// again to each sequence where lengths differ.
 template <class Args, class Mask, class Score,
-          class Product = AttentionProduct<typename Args::Element>>
+          class Product = AttentionProduct<typename Args::Element, typename Args::Stored>>
 class AttentionForward {
   using A = accumulate_t<typename Args::Element>;
   using Block = AttentionBlock<Args, Mask, Score, Product>;
@@ -655,7 +663,8 @@ namespace rapt {
 template <class Args, class Mask, class Score>
 void BackendTraits<Cpu>::attention_forward(Cpu, const Args& args, const Mask& mask,
                                            const Score& score) {
-  if constexpr (cpu::kAmx && std::is_same_v<typename Args::Element, bfloat16>)
+  if constexpr (cpu::kAmx && std::is_same_v<typename Args::Element, bfloat16> &&
+                std::is_same_v<typename Args::Stored, bfloat16>)
     if (cpu::amx_granted())
       return cpu::AttentionForward<Args, Mask, Score, cpu::AmxProduct<>>(args, mask, score).run();
   cpu::AttentionForward<Args, Mask, Score>(args, mask, score).run();

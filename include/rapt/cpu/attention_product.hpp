@@ -17,7 +17,8 @@
 //
 //   Tiling                         the sizes of its tiles
 //   set_query(r, q, factor)        row r of the block
-//   pack_keys, pack_values         rows[0..n) of the tile; says whether all values are finite
+//   pack_keys, pack_values         rows[0..n) of the tile, times scales[0..n) where these are codes
+//                                  of 8 bits; says whether all values are finite
 //   scores(tile, columns)          S of the tile's rows, in `columns` (rounded outwards)
 //   group_scores(...)              of one group, unless the product takes all rows together
 //   accumulate(o, tile)            O = f O + P V; P may be overwritten
@@ -85,8 +86,9 @@ template <class A, class Value>
 
 }  // namespace detail
 
-/// Register tiles of multiply-adds. KeyUnit: accumulate_t<T>, or Bfloat16Pair for S by pairs.
-template <class T, class KeyUnit = accumulate_t<T>>
+/// Register tiles of multiply-adds, over keys and values of type Stored. KeyUnit: accumulate_t<T>,
+/// or Bfloat16Pair for S by pairs.
+template <class T, class KeyUnit = accumulate_t<T>, class Stored = T>
 class VectorProduct {
   using A = accumulate_t<T>;
   using V = Vec<A>;
@@ -116,14 +118,14 @@ class VectorProduct {
       (detail::load_lanes<A>(q + t, dim_ - t) * V::broadcast(factor)).store(q_ + r * dim_step_ + t);
   }
 
-  void pack_keys(const T* const* rows, index_t n) {
+  void pack_keys(const Stored* const* rows, index_t n, const float* scales = nullptr) {
     if constexpr (kPairs)
       detail::pack_key_pairs<kPanel>(k_, rows, n, n, dim_, units_);
     else
-      detail::pack_keys(k_, rows, n, dim_);
+      detail::pack_keys(k_, rows, n, dim_, scales);
   }
-  bool pack_values(const T* const* rows, index_t n) {
-    return detail::pack_values(v_, rows, n, value_dim_);
+  bool pack_values(const Stored* const* rows, index_t n, const float* scales = nullptr) {
+    return detail::pack_values(v_, rows, n, value_dim_, scales);
   }
 
   void scores(const Tile& tile, Columns columns) const {
@@ -180,11 +182,14 @@ class VectorProduct {
 };
 
 /// Of elements of type T, without matrix registers. Where these exist, vdpbf16ps runs at half the
-/// rate of fp32: pairs only elsewhere.
-template <class T>
+/// rate of fp32: pairs only elsewhere, and of keys that are bfloat16 themselves.
+template <class T, class Stored = T>
 using AttentionProduct =
-    VectorProduct<T, std::conditional_t<std::is_same_v<T, bfloat16> && kBfloat16Dot && !kAmx,
-                                        Bfloat16Pair, accumulate_t<T>>>;
+    VectorProduct<T,
+                  std::conditional_t<std::is_same_v<T, bfloat16> && std::is_same_v<Stored, T> &&
+                                         kBfloat16Dot && !kAmx,
+                                     Bfloat16Pair, accumulate_t<T>>,
+                  Stored>;
 
 }  // namespace RAPT_SIMD
 }  // namespace rapt::cpu

@@ -11,9 +11,10 @@
 //          +---------+---------+
 //
 // It serves both products: S = Q K^T with K packed transposed, [dim][keys of the panel], and
-// O = f O + P V with V packed as it lies, [keys][dims of the panel]. Packing also converts 16-bit
-// elements, so a tile of K and V is all that ever exists of them in float. (With AVX-512, 10 loads
-// stand beside 24 multiply-adds, which two ports take 12 cycles for: the loads hide.)
+// O = f O + P V with V packed as it lies, [keys][dims of the panel]. Packing also converts elements
+// of 16 bits, and codes of 8 bits times their scales, so a tile of K and V is all that ever exists
+// of them in float. (With AVX-512, 10 loads stand beside 24 multiply-adds, which two ports take 12
+// cycles for: the loads hide.)
 //
 // The online softmax of a tile of scores: row_top, raise_rows, soften_row. The running maximum m is
 // a score, and e = 2^((s - m) unit): the difference is taken before the product, so that the
@@ -45,6 +46,7 @@ struct AttentionTiling {
 
 namespace detail {
 
+constexpr index_t ceil_div(index_t n, index_t unit) { return (n + unit - 1) / unit; }
 constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
 
 /// Elements of A that one unit of a panel is multiplied with.
@@ -137,7 +139,13 @@ template <bool kAccumulate, class A, class E, class Unit>
 /// Lanes [0, n) of p, converted; a whole load where the row is long enough.
 template <class A, class T>
 inline Vec<A> load_lanes(const T* p, index_t n) {
-  return n >= Vec<A>::kLanes ? Vec<A>::load(p) : Vec<A>::load(p, n);
+  if constexpr (requires { Vec<A>::load(p, n); }) {
+    return n >= Vec<A>::kLanes ? Vec<A>::load(p) : Vec<A>::load(p, n);
+  } else {  // codes of 8 bits beside double
+    A lanes[Vec<A>::kLanes] = {};
+    for (index_t i = 0; i < std::min<index_t>(n, Vec<A>::kLanes); ++i) lanes[i] = convert<A>(p[i]);
+    return Vec<A>::load(lanes);
+  }
 }
 template <class A, class T>
 inline void store_lanes(Vec<A> x, T* p, index_t n) {
@@ -147,16 +155,33 @@ inline void store_lanes(Vec<A> x, T* p, index_t n) {
     x.store(p, n);
 }
 
-/// Keys rows[0..n) into panels [kPanels][dim][kPanel], transposed; keys beyond n read as zero up to
-/// a whole vector.
+/// Brings the lines of a row nearer while others are worked on.
+template <class T>
+inline void prefetch_row(const T* row, index_t dim) {
+  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(T));
+  for (index_t t = 0; t < dim; t += kLine) __builtin_prefetch(row + t, 0, 2);
+}
+
+/// load_lanes of a row of codes of 8 bits, times the row's scale; of another row the same.
 template <class A, class T>
-[[gnu::noinline]] void pack_keys(A* packed, const T* const* rows, index_t n, index_t dim) {
+inline Vec<A> load_scaled(const T* p, index_t n, [[maybe_unused]] const float* scale) {
+  if constexpr (QuantizedElement<T>)
+    return load_lanes<A>(p, n) * Vec<A>::broadcast(static_cast<A>(*scale));
+  else
+    return load_lanes<A>(p, n);
+}
+
+/// Keys rows[0..n), times scales[0..n) where they are codes of 8 bits, into panels
+/// [kPanels][dim][kPanel], transposed; keys beyond n read as zero up to a whole vector.
+template <class A, class T>
+[[gnu::noinline]] void pack_keys(A* packed, const T* const* rows, index_t n, index_t dim,
+                                 const float* scales = nullptr) {
   using V = Vec<A>;
   constexpr index_t kLanes = V::kLanes, kPanel = AttentionTiling<A>::kPanel;
   for (index_t key = 0; key < n; key += kLanes) {
     A* const to = packed + key / kPanel * kPanel * dim + key % kPanel;
     index_t t = 0;
-    if constexpr (requires { V::store_columns(rows, t, to, kPanel); }) {
+    if constexpr (!QuantizedElement<T> && requires { V::store_columns(rows, t, to, kPanel); }) {
       for (; key + kLanes <= n && t + kLanes <= dim; t += kLanes)
         V::store_columns(rows + key, t, to + t * kPanel, kPanel);
     }
@@ -165,7 +190,8 @@ template <class A, class T>
       V block[V::kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < V::kLanes; ++i)
-        block[i] = key + i < n ? load_lanes<A>(rows[key + i] + t, left) : V::zero();
+        block[i] =
+            key + i < n ? load_scaled<A>(rows[key + i] + t, left, scales + key + i) : V::zero();
       V::transpose(block);
       if (left >= kLanes) {
 #pragma GCC unroll 16
@@ -177,17 +203,18 @@ template <class A, class T>
   }
 }
 
-/// Values rows[0..n) into panels [ceil(dim / kPanel)][kKeyTile][kPanel]; dims beyond `dim` are zero
-/// up to a whole vector. Says whether all of them are finite.
+/// Values rows[0..n), scaled likewise, into panels [ceil(dim / kPanel)][kKeyTile][kPanel]; dims
+/// beyond `dim` are zero up to a whole vector. Says whether all of them are finite.
 template <class A, class T>
-[[gnu::noinline]] bool pack_values(A* packed, const T* const* rows, index_t n, index_t dim) {
+[[gnu::noinline]] bool pack_values(A* packed, const T* const* rows, index_t n, index_t dim,
+                                   const float* scales = nullptr) {
   using V = Vec<A>;
   using Tiling = AttentionTiling<A>;
   V difference = V::zero();  // x - x: 0, or NaN for an infinity or a NaN
   for (index_t j = 0; j < n; ++j) {
     const T* const row = rows[j];
     for (index_t t = 0; t < dim; t += V::kLanes) {
-      const V x = load_lanes<A>(row + t, dim - t);
+      const V x = load_scaled<A>(row + t, dim - t, scales + j);
       difference = difference + (x - x);
       x.store(packed + (t / Tiling::kPanel * Tiling::kKeyTile + j) * Tiling::kPanel +
               t % Tiling::kPanel);

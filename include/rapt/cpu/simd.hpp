@@ -4,7 +4,8 @@
 //   Vec<float>, Vec<double>     kLanes numbers side by side
 //
 //   zero() broadcast(x)                        load(p) load(p, n)       the first n lanes, others 0
-//   load from half and bfloat16 (Vec<float>)   store(p) store(p, n)     converting, to nearest even
+//   load from half, bfloat16 and codes of      store(p) store(p, n)     converting, to nearest even
+//   8 bits (Vec<float>): exact
 //   a + b, a - b, a * b, a / b, fma(a, b, c)   max(a, b), min(a, b)     b where either is NaN
 //   sqrt(a)            rounded once            round(a)                 to nearest even
 //   select(mask, a, b) a where mask's sign bit is set

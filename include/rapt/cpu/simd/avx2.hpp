@@ -54,8 +54,23 @@ struct Vec<float> {
     return load(lanes);
 #endif
   }
+  static Vec load(const std::int8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes(p)))};
+  }
+  static Vec load(const float8_e5m2* p) {  // the upper half of a half
+    return halves(_mm_unpacklo_epi8(_mm_setzero_si128(), bytes(p)));
+  }
+  static Vec load(const float8_e4m3* p) {
+    // Sign, 0 and the other bits are those of a half whose exponent is 8 short of what it says, but
+    // for the one NaN.
+    const __m128i shifted = _mm_srai_epi16(_mm_unpacklo_epi8(_mm_setzero_si128(), bytes(p)), 1);
+    const __m128i top = _mm_set1_epi16(0x3f80);
+    const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(shifted, top), top);
+    const __m128i bits = _mm_andnot_si128(_mm_set1_epi16(0x4000), shifted);
+    return halves(_mm_or_si128(bits, nan)) * broadcast(256.f);
+  }
   template <class H>
-  requires(sizeof(H) == 2) static Vec load(const H* p, index_t n) {
+  requires(sizeof(H) <= 2) static Vec load(const H* p, index_t n) {
     H lanes[kLanes] = {};
     std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(H));
     return load(lanes);
@@ -145,12 +160,19 @@ struct Vec<float> {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
+  /// Each step joins two vectors into one: their outer parts in one operand, by a blend, their
+  /// inner parts in the other, by a shuffle; a third of what horizontal additions take.
   static Vec sums(const Vec (&a)[kLanes]) {
-    const __m256 a01 = _mm256_hadd_ps(a[0].v, a[1].v), a23 = _mm256_hadd_ps(a[2].v, a[3].v);
-    const __m256 a45 = _mm256_hadd_ps(a[4].v, a[5].v), a67 = _mm256_hadd_ps(a[6].v, a[7].v);
-    const __m256 low = _mm256_hadd_ps(a01, a23), high = _mm256_hadd_ps(a45, a67);
-    return {_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
-                          _mm256_permute2f128_ps(low, high, 0x31))};
+    const auto halves = [](__m256 x, __m256 y) {
+      return _mm256_add_ps(_mm256_blend_ps(x, y, 0xf0), _mm256_permute2f128_ps(x, y, 0x21));
+    };
+    const auto pairs = [](__m256 x, __m256 y) {
+      return _mm256_add_ps(_mm256_blend_ps(x, y, 0xcc), _mm256_shuffle_ps(x, y, 0x4e));
+    };
+    const __m256 even = pairs(halves(a[0].v, a[4].v), halves(a[2].v, a[6].v));
+    const __m256 odd = pairs(halves(a[1].v, a[5].v), halves(a[3].v, a[7].v));
+    return {_mm256_add_ps(_mm256_blend_ps(even, odd, 0xaa),
+                          _mm256_permute_ps(_mm256_blend_ps(odd, even, 0xaa), 0xb1))};
   }
   /// Element j + i of eight rows becomes to[i * step], i < 8, one lane a row. Rows j and j + 4 meet
   /// as they are loaded, which saves what transpose() crosses the halves of a register for.
@@ -187,6 +209,18 @@ struct Vec<float> {
       a[i].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
       a[i + 4].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
     }
+  }
+
+ private:
+  static __m128i bytes(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+  static Vec halves(__m128i bits) {
+#if defined(__F16C__)
+    return {_mm256_cvtph_ps(bits)};
+#else
+    half lanes[kLanes];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(lanes), bits);
+    return load(lanes);
+#endif
   }
 };
 

@@ -70,6 +70,12 @@ struct Vec<float> {
   static Vec load(const half* p, index_t n) {
     return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(detail::lanes16(n), p))};
   }
+  static Vec load(const std::int8_t* p) { return whole_numbers(bytes(p)); }
+  static Vec load(const std::int8_t* p, index_t n) { return whole_numbers(bytes(p, n)); }
+  static Vec load(const float8_e4m3* p) { return from_e4m3(bytes(p)); }
+  static Vec load(const float8_e4m3* p, index_t n) { return from_e4m3(bytes(p, n)); }
+  static Vec load(const float8_e5m2* p) { return from_e5m2(bytes(p)); }
+  static Vec load(const float8_e5m2* p, index_t n) { return from_e5m2(bytes(p, n)); }
   /// 2 kLanes numbers, the even and the odd ones apart: two instructions instead of four.
   static void load_even_odd(const bfloat16* p, Vec& even, Vec& odd) {
     const __m512i bits = _mm512_loadu_si512(p);
@@ -190,6 +196,26 @@ struct Vec<float> {
     const __m512 even = pairs(blocks[0], blocks[2]), odd = pairs(blocks[1], blocks[3]);
     return {op(_mm512_mask_blend_ps(0xaaaa, even, odd),
                _mm512_permute_ps(_mm512_mask_blend_ps(0xaaaa, odd, even), 0xb1))};
+  }
+  static __m128i bytes(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+  static __m128i bytes(const void* p, index_t n) {
+    return _mm_maskz_loadu_epi8(detail::lanes16(n), p);
+  }
+  static Vec whole_numbers(__m128i codes) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))};
+  }
+  static Vec from_e5m2(__m128i codes) {  // the upper half of a half
+    return {_mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(codes), 8))};
+  }
+  // Sign, 0 and the other bits are those of a half whose exponent is 8 short of what it says, but
+  // for the one NaN.
+  static Vec from_e4m3(__m128i codes) {
+    const __m256i shifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7);
+    const __m256i top = _mm256_set1_epi16(0x3f80);
+    const __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_and_si256(shifted, top), top);
+    const __m256i bits = _mm256_andnot_si256(_mm256_set1_epi16(0x4000), shifted);
+    const __m256i halves = _mm256_mask_blend_epi16(nan, bits, _mm256_set1_epi16(-1));
+    return {_mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.f))};
   }
   static Vec widen(__m256i bits) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};

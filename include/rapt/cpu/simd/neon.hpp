@@ -37,6 +37,22 @@ struct Vec<float> {
     return {
         vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p))))};
   }
+  static Vec load(const std::int8_t* p) {
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(bytes(p)));
+    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)))};
+  }
+  static Vec load(const float8_e5m2* p) {  // the upper half of a half
+    return halves(vshl_n_u16(vget_low_u16(vmovl_u8(bytes(p))), 8));
+  }
+  static Vec load(const float8_e4m3* p) {
+    // Sign, 0 and the other bits are those of a half whose exponent is 8 short of what it says, but
+    // for the one NaN.
+    const uint16x4_t code = vget_low_u16(vmovl_u8(bytes(p)));
+    const uint16x4_t rest = vand_u16(code, vdup_n_u16(0x7f));
+    const uint16x4_t nan = vceq_u16(rest, vdup_n_u16(0x7f));
+    const uint16x4_t sign = vshl_n_u16(vand_u16(code, vdup_n_u16(0x80)), 8);
+    return halves(vorr_u16(vorr_u16(sign, vshl_n_u16(rest, 7)), nan)) * broadcast(256.f);
+  }
   template <class H>
   static Vec load(const H* p, index_t n) {
     H lanes[kLanes] = {};
@@ -96,6 +112,12 @@ struct Vec<float> {
   }
 
  private:
+  static uint8x8_t bytes(const void* p) {  // the first four
+    std::uint32_t four;
+    std::memcpy(&four, p, sizeof four);
+    return vcreate_u8(four);
+  }
+  static Vec halves(uint16x4_t bits) { return {vcvt_f32_f16(vreinterpret_f16_u16(bits))}; }
   template <int kHalf>
   static float32x4_t pair(float32x4_t a, float32x4_t b) {
     const float64x2_t x = vreinterpretq_f64_f32(a), y = vreinterpretq_f64_f32(b);

@@ -41,13 +41,13 @@ struct Vec {
     return r;
   }
   template <class H>
-  requires(sizeof(H) == 2) static Vec load(const H* p) {
+  requires(sizeof(H) <= 2) static Vec load(const H* p) {
     Vec r;
     for (int i = 0; i < kLanes; ++i) r.v[i] = static_cast<T>(p[i]);
     return r;
   }
   template <class H>
-  requires(sizeof(H) == 2) static Vec load(const H* p, index_t n) {
+  requires(sizeof(H) <= 2) static Vec load(const H* p, index_t n) {
     Vec r = zero();
     for (int i = 0; i < n; ++i) r.v[i] = static_cast<T>(p[i]);
     return r;

@@ -1,0 +1,1 @@
+#include "instances/attention_forward_int8.cu"
