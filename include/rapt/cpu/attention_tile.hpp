@@ -180,12 +180,7 @@ template <class A, class T>
   constexpr index_t kLanes = V::kLanes, kPanel = AttentionTiling<A>::kPanel;
   for (index_t key = 0; key < n; key += kLanes) {
     A* const to = packed + key / kPanel * kPanel * dim + key % kPanel;
-    index_t t = 0;
-    if constexpr (!QuantizedElement<T> && requires { V::store_columns(rows, t, to, kPanel); }) {
-      for (; key + kLanes <= n && t + kLanes <= dim; t += kLanes)
-        V::store_columns(rows + key, t, to + t * kPanel, kPanel);
-    }
-    for (; t < dim; t += kLanes) {
+    for (index_t t = 0; t < dim; t += kLanes) {
       const index_t left = dim - t;
       V block[V::kLanes];
 #pragma GCC unroll 16
@@ -193,12 +188,9 @@ template <class A, class T>
         block[i] =
             key + i < n ? load_scaled<A>(rows[key + i] + t, left, scales + key + i) : V::zero();
       V::transpose(block);
-      if (left >= kLanes) {
 #pragma GCC unroll 16
-        for (int i = 0; i < V::kLanes; ++i) block[i].store(to + (t + i) * kPanel);
-      } else {
-        for (int i = 0; i < left; ++i) block[i].store(to + (t + i) * kPanel);
-      }
+      for (int i = 0; i < V::kLanes; ++i)  // of known length: the block stays in registers
+        if (i < left) block[i].store(to + (t + i) * kPanel);
     }
   }
 }

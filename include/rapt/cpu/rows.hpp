@@ -73,12 +73,10 @@ inline void transpose_lines(To* to, index_t to_stride, index_t lines, index_t le
 #pragma GCC unroll 16
     for (int c = 0; c < V::kLanes; ++c) block[c] = c < lines ? load(c, i, n) : V::zero();
     V::transpose(block);
-    if (n == V::kLanes) {
+    // A loop of unknown length would keep the block in memory.
 #pragma GCC unroll 16
-      for (int r = 0; r < V::kLanes; ++r) block[r].store(to + (i + r) * to_stride);
-    } else {
-      for (int r = 0; r < n; ++r) block[r].store(to + (i + r) * to_stride);
-    }
+    for (int r = 0; r < V::kLanes; ++r)
+      if (r < n) block[r].store(to + (i + r) * to_stride);
   }
 }
 

@@ -129,9 +129,12 @@ V tops(const V (&a)[V::kLanes]) {
     return V::tops(a);
   } else {
     V rows[V::kLanes];
+#pragma GCC unroll 16
     for (int i = 0; i < V::kLanes; ++i) rows[i] = a[i];
     V::transpose(rows);
+#pragma GCC unroll 16
     for (int n = V::kLanes / 2; n > 0; n /= 2)
+#pragma GCC unroll 16
       for (int i = 0; i < n; ++i) rows[i] = max(rows[i], rows[i + n]);
     return rows[0];
   }

@@ -92,17 +92,6 @@ struct Vec<float> {
     return {_mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
 
-  static __m128 load_four(const float* p) { return _mm_loadu_ps(p); }
-  static __m128 load_four(const bfloat16* p) {
-    const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits));
-  }
-#if defined(__F16C__)
-  static __m128 load_four(const half* p) {
-    return _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-  }
-#endif
-
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(float* p, index_t n) const { _mm256_maskstore_ps(p, detail::lanes32(n), v); }
   void store(bfloat16* p) const {
@@ -174,37 +163,22 @@ struct Vec<float> {
     return {_mm256_add_ps(_mm256_blend_ps(even, odd, 0xaa),
                           _mm256_permute_ps(_mm256_blend_ps(odd, even, 0xaa), 0xb1))};
   }
-  /// Element j + i of eight rows becomes to[i * step], i < 8, one lane a row. Rows j and j + 4 meet
-  /// as they are loaded, which saves what transpose() crosses the halves of a register for.
-  template <class H>
-  static void store_columns(const H* const* rows, index_t j, float* to, index_t step) {
-    for (index_t i = 0; i < kLanes; i += 4) {
-      __m256 x[4];
-#pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r)
-        x[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(load_four(rows[r] + j + i)),
-                                    load_four(rows[r + 4] + j + i), 1);
-      const __m256 low01 = _mm256_unpacklo_ps(x[0], x[1]), high01 = _mm256_unpackhi_ps(x[0], x[1]);
-      const __m256 low23 = _mm256_unpacklo_ps(x[2], x[3]), high23 = _mm256_unpackhi_ps(x[2], x[3]);
-      _mm256_storeu_ps(to + i * step, _mm256_shuffle_ps(low01, low23, 0x44));
-      _mm256_storeu_ps(to + (i + 1) * step, _mm256_shuffle_ps(low01, low23, 0xee));
-      _mm256_storeu_ps(to + (i + 2) * step, _mm256_shuffle_ps(high01, high23, 0x44));
-      _mm256_storeu_ps(to + (i + 3) * step, _mm256_shuffle_ps(high01, high23, 0xee));
-    }
-  }
   /// Rows become columns.
   static void transpose(Vec (&a)[kLanes]) {
     __m256 t[8], u[8];
+#pragma GCC unroll 8
     for (int i = 0; i < 4; ++i) {
       t[2 * i] = _mm256_unpacklo_ps(a[2 * i].v, a[2 * i + 1].v);
       t[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i].v, a[2 * i + 1].v);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < 2; ++i) {
       u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
       u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
       u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
       u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < 4; ++i) {
       a[i].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
       a[i + 4].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);

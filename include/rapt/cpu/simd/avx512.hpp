@@ -150,6 +150,7 @@ struct Vec<float> {
   /// Rows become columns: pairs within 4 x 4 blocks, then the blocks.
   static void transpose(Vec (&a)[kLanes]) {
     __m512 t[16], u[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) {
       t[i] = _mm512_unpacklo_ps(a[i].v, a[i + 1].v);
       t[i + 1] = _mm512_unpackhi_ps(a[i].v, a[i + 1].v);
@@ -161,6 +162,7 @@ struct Vec<float> {
       u[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
     // u[4 r + c] holds, in its block b, column 4 b + c of rows 4 r to 4 r + 3.
+#pragma GCC unroll 16
     for (int c = 0; c < 4; ++c) {
       const __m512 low0 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x44);
       const __m512 high0 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xee);
@@ -275,18 +277,23 @@ struct Vec<double> {
   friend double largest(Vec a) { return _mm512_reduce_max_pd(a.v); }
   static Vec sums(const Vec (&a)[kLanes]) {
     Vec rows[kLanes];
+#pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) rows[i] = a[i];
     transpose(rows);
+#pragma GCC unroll 16
     for (int n = kLanes / 2; n > 0; n /= 2)
+#pragma GCC unroll 16
       for (int i = 0; i < n; ++i) rows[i] = rows[i] + rows[i + n];
     return rows[0];
   }
   static void transpose(Vec (&a)[kLanes]) {
     __m512d t[8];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) {
       t[i] = _mm512_unpacklo_pd(a[i].v, a[i + 1].v);      // columns 0 2 4 6
       t[i + 1] = _mm512_unpackhi_pd(a[i].v, a[i + 1].v);  // columns 1 3 5 7
     }
+#pragma GCC unroll 16
     for (int c = 0; c < 2; ++c) {
       const __m512d low0 = _mm512_shuffle_f64x2(t[c], t[2 + c], 0x44);
       const __m512d high0 = _mm512_shuffle_f64x2(t[c], t[2 + c], 0xee);
