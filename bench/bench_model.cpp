@@ -57,9 +57,11 @@ nn::Transformer<T>* model_of(const Case& c) {
       c.text("weights") == "blocks" ? QuantizedWeights::automatic : QuantizedWeights::off;
   for (const KnownFile& known : kFiles)
     if (name == known.name) {
-      if (const auto path = find_model(known.file))
+      if (const auto path = find_model(known.file)) {
         model = std::make_unique<nn::Transformer<T>>(
             nn::load_transformer<T>(*path, Cpu{}, {}, quantized));
+        model->prepack();  // as the programs do
+      }
       return model.get();
     }
   ModelConfig config;
@@ -75,6 +77,7 @@ nn::Transformer<T>* model_of(const Case& c) {
   model = std::make_unique<nn::Transformer<T>>(config);
   Philox random(1);
   model->initialize(random);
+  model->prepack();
   return model.get();
 }
 
