@@ -162,11 +162,13 @@ inline void prefetch_row(const T* row, index_t dim) {
   for (index_t t = 0; t < dim; t += kLine) __builtin_prefetch(row + t, 0, 2);
 }
 
-/// load_lanes of a row of codes of 8 bits, times the row's scale; of another row the same.
+/// load_lanes of row j of codes of 8 bits, times the row's scale; of other rows the same, and there
+/// need not be scales.
 template <class A, class T>
-inline Vec<A> load_scaled(const T* p, index_t n, [[maybe_unused]] const float* scale) {
+inline Vec<A> load_scaled(const T* p, index_t n, [[maybe_unused]] const float* scales,
+                          [[maybe_unused]] index_t j) {
   if constexpr (QuantizedElement<T>)
-    return load_lanes<A>(p, n) * Vec<A>::broadcast(static_cast<A>(*scale));
+    return load_lanes<A>(p, n) * Vec<A>::broadcast(static_cast<A>(scales[j]));
   else
     return load_lanes<A>(p, n);
 }
@@ -186,7 +188,7 @@ template <class A, class T>
 #pragma GCC unroll 16
       for (int i = 0; i < V::kLanes; ++i)
         block[i] =
-            key + i < n ? load_scaled<A>(rows[key + i] + t, left, scales + key + i) : V::zero();
+            key + i < n ? load_scaled<A>(rows[key + i] + t, left, scales, key + i) : V::zero();
       V::transpose(block);
 #pragma GCC unroll 16
       for (int i = 0; i < V::kLanes; ++i)  // of known length: the block stays in registers
@@ -206,7 +208,7 @@ template <class A, class T>
   for (index_t j = 0; j < n; ++j) {
     const T* const row = rows[j];
     for (index_t t = 0; t < dim; t += V::kLanes) {
-      const V x = load_scaled<A>(row + t, dim - t, scales + j);
+      const V x = load_scaled<A>(row + t, dim - t, scales, j);
       difference = difference + (x - x);
       x.store(packed + (t / Tiling::kPanel * Tiling::kKeyTile + j) * Tiling::kPanel +
               t % Tiling::kPanel);
