@@ -70,13 +70,11 @@ inline void transpose_lines(To* to, index_t to_stride, index_t lines, index_t le
   for (index_t i = 0; i < length; i += V::kLanes) {
     const index_t n = std::min<index_t>(V::kLanes, length - i);
     V block[V::kLanes];
-#pragma GCC unroll 16
-    for (int c = 0; c < V::kLanes; ++c) block[c] = c < lines ? load(c, i, n) : V::zero();
+    unrolled<V::kLanes>([&](auto c) { block[c] = c < lines ? load(c, i, n) : V::zero(); });
     V::transpose(block);
-    // A loop of unknown length would keep the block in memory.
-#pragma GCC unroll 16
-    for (int r = 0; r < V::kLanes; ++r)
+    unrolled<V::kLanes>([&](auto r) {
       if (r < n) block[r].store(to + (i + r) * to_stride);
+    });
   }
 }
 
