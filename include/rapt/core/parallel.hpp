@@ -110,9 +110,7 @@ class ThreadPool {
   }
 
  private:
-  // Roughly half a millisecond (AMD) to one (Intel): longer than what a decode step does between its
-  // loops. Waking a worker that sleeps costs a loop about a tenth of a millisecond.
-  static constexpr int kSpins = 20000;
+  static constexpr int kSpins = 2000;  // roughly 50-100 microseconds
 
   struct Shared {
     std::mutex owner;  // held by the caller whose loop is running
