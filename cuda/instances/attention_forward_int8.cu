@@ -1,37 +1,10 @@
-// Attention over keys and values of int8 codes, for queries of the usual types.
-#include "rapt/cuda/attention_forward.cuh"
-#include "rapt/mask/mask.hpp"
-#include "rapt/mask/score.hpp"
+// Attention over keys and values of int8 codes.
+#include <cstdint>
+
+#include "rapt/core/dtype.hpp"
 
 namespace rapt {
-
-using Window = And<Causal, SlidingWindow>;
-template <class T>
-using Args = AttentionArgs<T, Cuda, std::int8_t>;
-
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<float>&, const Full&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<float>&, const Causal&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<float>&, const Causal&,
-                                                     const SoftCap&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<float>&, const Window&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<half>&, const Full&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<half>&, const Causal&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<half>&, const Causal&,
-                                                     const SoftCap&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<half>&, const Window&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<bfloat16>&, const Full&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<bfloat16>&, const Causal&,
-                                                     const Identity&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<bfloat16>&, const Causal&,
-                                                     const SoftCap&);
-template void BackendTraits<Cuda>::attention_forward(Cuda, const Args<bfloat16>&, const Window&,
-                                                     const Identity&);
-
+using Codes = std::int8_t;
 }  // namespace rapt
+
+#include "attention_forward_codes.cuh"
