@@ -189,6 +189,27 @@ TEST_P(BackwardBfloat16, WhatIsHiddenIsNeverMultiplied) {
   }
 }
 
+TEST_P(BackwardBfloat16, ANaNTouchesOnlyThoseWhoSeeIt) {
+  const index_t dim = 16, n = 100;
+  const Problem<bfloat16> clean(
+      {.q_len = n, .kv_len = n, .heads = 2, .kv_heads = 1, .head_dim = dim});
+  Problem<bfloat16> p = clean;
+  for (index_t t = 0; t < dim; ++t) p.k(0, 50, 0, t) = p.v(0, 50, 0, t) = bfloat16(kNaN);
+  const AnyMask mask{Causal{} & SlidingWindow{20}};
+  const auto dout = normal<bfloat16>(p.q.shape(), 77);
+  Gradients<bfloat16> got(p.q, p.k, p.v), want(p.q, p.k, p.v);
+  run_backward(got, dout, p.q, p.k, p.v, mask, Identity{});
+  run_backward(want, dout, clean.q, clean.k, clean.v, mask, Identity{});
+  const Tolerance close = tolerance_of<bfloat16>();
+  for (const auto& [begin, end] : {std::pair<index_t, index_t>{0, 31}, {70, n}}) {
+    expect_gradient_close(got.dk.slice(1, begin, end), want.dk.slice(1, begin, end), close, "dk");
+    expect_gradient_close(got.dv.slice(1, begin, end), want.dv.slice(1, begin, end), close, "dv");
+  }
+  for (const auto& [begin, end] : {std::pair<index_t, index_t>{0, 50}, {70, n}})
+    expect_gradient_close(got.dq.slice(1, begin, end), want.dq.slice(1, begin, end), close, "dq");
+  for (index_t i = 50; i < 70; ++i) EXPECT_TRUE(std::isnan(float(got.dq(0, i, 1, 3)))) << i;
+}
+
 TEST_P(BackwardBfloat16, ThreadsNeverChangeAResult) {
   const int before = num_threads();
   const Problem<bfloat16> p(

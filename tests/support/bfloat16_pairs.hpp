@@ -88,7 +88,6 @@ class EmulatedTiles {
  public:
   static constexpr index_t kRows = 32, kUnits = 16;
 
-  template <int kTerms = 1>
   void multiply(index_t rows, index_t vectors, float* to, index_t to_stride, const float* start,
                 index_t start_stride, const bfloat16* a, index_t a_stride,
                 const cpu::Bfloat16Pair* b, index_t depth) {
@@ -99,10 +98,8 @@ class EmulatedTiles {
     for (index_t i = 0; i < rows; ++i)
       for (index_t c = 0; c < columns; ++c) sums[i][c] = start[i * start_stride + c];
     for (index_t u = 0; u < depth; u += kUnits)
-      for (index_t term = 0; term < kTerms; ++term)
-        for (index_t i = 0; i < rows; ++i)
-          add(sums[i], a + i * a_stride + 2 * (u * kTerms + term * kUnits), b + u * columns,
-              columns);
+      for (index_t i = 0; i < rows; ++i)
+        add(sums[i], a + i * a_stride + 2 * u, b + u * columns, columns);
     for (index_t i = 0; i < rows; ++i)
       for (index_t c = 0; c < columns; ++c) to[i * to_stride + c] = sums[i][c];
   }

@@ -37,9 +37,11 @@ inline bool is_close(double got, double want, Tolerance tolerance) {
   return std::abs(got - want) <= tolerance.absolute + tolerance.relative * std::abs(want);
 }
 
-/// Every entry of `got` against `want`; reports the first that is too far off.
-template <class Got, class Want>
-void expect_close(const Got& got_tensor, const Want& want_tensor, Tolerance tolerance,
+/// Every entry of `got` against `want`, entry n in row-major order within tolerance(n); reports the
+/// first that is too far off.
+template <class Got, class Want, class ToleranceOf>
+requires std::is_invocable_v<ToleranceOf, index_t>
+void expect_close(const Got& got_tensor, const Want& want_tensor, ToleranceOf tolerance,
                   const char* name = "tensor") {
   constexpr std::size_t kRank = rank_v<Got>;
   const auto got = as_const_view(got_tensor);
@@ -55,10 +57,17 @@ void expect_close(const Got& got_tensor, const Want& want_tensor, Tolerance tole
     }
     const double g = static_cast<double>(got.data()[got_at]);
     const double w = static_cast<double>(want.data()[want_at]);
-    ASSERT_TRUE(is_close(g, w, tolerance))
+    ASSERT_TRUE(is_close(g, w, tolerance(n)))
         << name << ": entry " << n << " of " << detail::shape_text(got.shape()) << " is " << g
         << ", expected " << w;
   }
+}
+
+template <class Got, class Want>
+void expect_close(const Got& got, const Want& want, Tolerance tolerance,
+                  const char* name = "tensor") {
+  expect_close(
+      got, want, [=](index_t) { return tolerance; }, name);
 }
 
 }  // namespace rapt::test

@@ -1,7 +1,10 @@
 // cross_entropy on the GPU and its gradient, one block per row. Targets are checked first
 // (ids.cuh).
 //
-//   m = max_j z_j;  loss = log sum_j exp(z_j - m) + m - (1 - e) z_t - e sum_j z_j / n
+//   m = max_j z_j;  loss = log sum_j exp(z_j - m) - (1 - e) (z_t - m) - e sum_j (z_j - m) / n
+//
+//   (Differences to m first: where logits are far from 0, their products with e and 1 - e would
+//   each round more than the loss is.)
 //
 //   Thread t owns logits t, t + block, ...; shared memory: one number a warp. Bound: the traffic of
 //   the logits, three times, from L2 after the first.
@@ -17,6 +20,13 @@
 namespace rapt::cuda {
 
 inline constexpr int kCrossEntropyThreads = 256;
+
+/// What a smoothed target takes off log l: `wanted` is z_t - m and `total` the sum of z_j - m.
+template <class A>
+__device__ A smoothed_target(A wanted, A total, A smoothing, index_t n) {
+  if (smoothing == 0) return wanted;  // an unsmoothed target must not meet 0 * -inf
+  return (A{1} - smoothing) * wanted + smoothing * (total / static_cast<A>(n));
+}
 
 template <class T>
 __global__ void cross_entropy_block_per_row(TensorView<accumulate_t<T>, 1, Cuda> loss,
@@ -42,15 +52,12 @@ __global__ void cross_entropy_block_per_row(TensorView<accumulate_t<T>, 1, Cuda>
     for (index_t j = thread_index(); j < n; j += block_size()) {
       const A value = static_cast<A>(z[j]);
       exponentials += std::exp(value - m);
-      sum += value;
+      sum += value - m;
     }
     const A l = block_sum(exponentials), total = block_sum(sum);
     if (thread_index() == 0) {
-      A wanted = static_cast<A>(z[target]);
-      // An unsmoothed target must not meet 0 * -inf.
-      if (smoothing != 0)
-        wanted = (A{1} - smoothing) * wanted + smoothing * (total / static_cast<A>(n));
-      loss(row) = std::log(l) + (m - wanted);
+      const A wanted = static_cast<A>(z[target]) - m;
+      loss(row) = std::log(l) - smoothed_target(wanted, total, smoothing, n);
     }
   }
 }
@@ -72,7 +79,7 @@ __global__ void cross_entropy_gradient_block_per_row(
       continue;
     }
     const T* z = row_of(logits, row);
-    A wanted = static_cast<A>(z[target]);
+    const A wanted = static_cast<A>(z[target]);
     A most = -std::numeric_limits<A>::infinity();
     for (index_t j = thread_index(); j < n; j += block_size()) {
       const A value = static_cast<A>(z[j]);
@@ -83,7 +90,7 @@ __global__ void cross_entropy_gradient_block_per_row(
     for (index_t j = thread_index(); j < n; j += block_size()) {
       const A value = static_cast<A>(z[j]);
       exponentials += std::exp(value - m);
-      sum += value;
+      sum += value - m;
     }
     const A l = block_sum(exponentials), total = block_sum(sum);
     const A spread = smoothing / static_cast<A>(n);
@@ -92,8 +99,7 @@ __global__ void cross_entropy_gradient_block_per_row(
       to[j] = static_cast<T>(scale * ((j == target ? p - (A{1} - smoothing) : p) - spread));
     }
     if (loss && thread_index() == 0) {
-      if (smoothing != 0) wanted = (A{1} - smoothing) * wanted + spread * total;
-      loss(row) = std::log(l) + (m - wanted);
+      loss(row) = std::log(l) - smoothed_target(wanted - m, total, smoothing, n);
     }
   }
 }

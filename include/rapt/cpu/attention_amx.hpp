@@ -5,13 +5,10 @@
 //
 // The rows of a tile are multiplied together, 32 or 16 at a time, so that the registers are
 // configured once for a block: what lies beyond the last row is computed and left. A partial tile
-// is computed whole and hidden, P V between the first and the last key that some row sees. P takes
-// the place of S, 32 keys at a time: their first bits, then the next ones.
+// is computed whole and hidden, P V between the first and the last key that some row sees.
 #pragma once
 
 #include <algorithm>
-#include <bit>
-#include <cstdint>
 
 #include "rapt/cpu/attention_pairs.hpp"
 #include "rapt/cpu/attention_product.hpp"
@@ -28,7 +25,6 @@ class AmxProduct {
   using Columns = detail::Columns;
   static constexpr index_t kRows = detail::kTileColumns;  // read and written together
   static constexpr index_t kStep = detail::kPairStep;
-  static constexpr int kTerms = 2;  // of P
   static_assert(kStep == 2 * Tiles::kUnits);
 
  public:
@@ -42,8 +38,7 @@ class AmxProduct {
     static_assert(kRowTile % kRows == 0 && kRowTile % kGroup == 0 && kRowTile % kLanes == 0);
   };
   using Tile = ScoreTile<float>;
-  static constexpr bool kAllRowsTogether = true;
-  static constexpr bool kFiniteValues = true;  // the second term of a weight is often 0
+  using Weight = Unit;
 
   AmxProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),
@@ -75,33 +70,32 @@ class AmxProduct {
                                                 value_dim_);
   }
 
-  void scores(const Tile& tile, Columns columns) {
+  void scores(const Tile& tile) {
+    const Columns columns = seen_by_some(tile);
+    if (!columns) return;
     detail::pair_product(tiles_, tile.s, kKeyTile, tile.end - tile.begin, columns.begin,
                          columns.end, q_ + tile.begin * dim_step_, dim_step_, k_, dim_step_ / 2);
   }
 
   [[gnu::noinline]] void accumulate(float* o, const Tile& tile) {
     const index_t rows = tile.end - tile.begin;
-    Columns keys;
-    for (index_t r = 0; r < rows; ++r)
-      if (tile.columns[r]) keys.include(tile.columns[r].begin, tile.columns[r].end);
+    Columns keys = seen_by_some(tile);
     if (!keys) return;
     keys = {keys.begin / kStep * kStep, detail::round_up(keys.end, kStep)};
     for (index_t r = 0; r < rows; ++r) {
-      split(tile.s + r * kKeyTile, tile.columns[r], keys);
+      clear_outside(detail::weights_of(tile, r), tile.columns[r], keys);
       if (tile.columns[r] && tile.factors[r] != 1)
         scale(o + (tile.begin + r) * value_step_, tile.factors[r]);
     }
-    // P lies where S did, its terms side by side.
-    detail::add_pair_product<kKeyTile / 2, kTerms>(
-        tiles_, o + tile.begin * value_step_, value_step_, rows, value_dim_,
-        reinterpret_cast<const bfloat16*>(tile.s + keys.begin), kTerms * kKeyTile, v_,
-        keys.begin / 2, (keys.end - keys.begin) / 2);
+    detail::add_pair_product<kKeyTile / 2>(tiles_, o + tile.begin * value_step_, value_step_, rows,
+                                           value_dim_, detail::weights_of(tile, 0) + keys.begin,
+                                           2 * kKeyTile, v_, keys.begin / 2,
+                                           (keys.end - keys.begin) / 2);
   }
 
-  void accumulate_seen(float* o, float factor, const float* s, Columns columns) const {
-    detail::accumulate_seen(o, factor, s, columns.begin, columns.end, value_dim_,
-                            [this](index_t j, index_t t) {
+  void accumulate_seen(float* o, const Tile& tile, index_t r) const {
+    detail::accumulate_seen(o, tile.factors[r], detail::weights_of(tile, r), tile.columns[r],
+                            value_dim_, [this](index_t j, index_t t) {
                               return detail::load_lanes<float>(values_[j] + t, value_dim_ - t);
                             });
   }
@@ -109,28 +103,20 @@ class AmxProduct {
  private:
   static constexpr index_t kKeyTile = Tiling::kKeyTile;
 
-  /// The weights of one row and `keys` as two terms, in place: for 32 of them the numbers cut off
-  /// after 8 bits, then what is left of them, rounded to 8. Zeros where the row sees nothing.
-  static void split(float* s, Columns columns, Columns keys) {
-    constexpr int kVectors = kStep / V::kLanes;
-    const V first_bits = V::broadcast(std::bit_cast<float>(0xffff0000u));
-    const index_t begin = columns.begin / V::kLanes * V::kLanes;
-    for (index_t j = keys.begin; j < keys.end; j += kStep) {
-      V first[kVectors], rest[kVectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        const index_t at = j + v * V::kLanes;
-        const V x = at >= begin && at < columns.end ? V::load(s + at) : V::zero();
-        first[v] = bit_and(x, first_bits);
-        rest[v] = x - first[v];
-      }
-      bfloat16* const to = reinterpret_cast<bfloat16*>(s + j);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; v += 2) {
-        U::narrow(first[v], first[v + 1]).store(to + v * V::kLanes);
-        U::narrow(rest[v], rest[v + 1]).store(to + kStep + v * V::kLanes);
-      }
-    }
+  /// The columns that hold what each row sees.
+  static Columns seen_by_some(const Tile& tile) {
+    Columns columns;
+    for (const auto& [first, last] : tile.groups)
+      if (const Columns of = tile.columns[first - tile.begin]) columns.include(of.begin, of.end);
+    return columns;
+  }
+
+  /// Zeros among a row's weights of `keys` where it sees nothing.
+  static void clear_outside(bfloat16* weights, Columns columns, Columns keys) {
+    const index_t begin = columns ? columns.begin / V::kLanes * V::kLanes : keys.end;
+    const index_t end = columns ? detail::round_up(columns.end, V::kLanes) : keys.end;
+    if (begin > keys.begin) std::fill(weights + keys.begin, weights + begin, bfloat16{});
+    if (end < keys.end) std::fill(weights + end, weights + keys.end, bfloat16{});
   }
 
   void scale(float* o, float factor) const {

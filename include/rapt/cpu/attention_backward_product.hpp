@@ -21,6 +21,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -205,11 +206,9 @@ class DotTiles {
  public:
   static constexpr index_t kRows = 32, kUnits = 16;
 
-  template <int kTerms = 1>
   void multiply(index_t rows, index_t vectors, float* to, index_t to_stride, const float* start,
                 index_t start_stride, const bfloat16* a, index_t a_stride, const Unit_* b,
                 index_t depth) {
-    static_assert(kTerms == 1);
     const auto kernel = vectors == 1
                             ? &detail::multiply_rows_panel<Format, Unit_, kHeight, kVectors>
                             : &detail::multiply_rows_panel<Format, Unit_, kHeight, 2 * kVectors>;
@@ -250,7 +249,8 @@ class PairBackward {
   void set_row(index_t r, const bfloat16* q, const bfloat16* dout, float weight, V& difference) {
     q_.set(r, q, difference);
     dout_.set(r, dout, difference);
-    weights_[r] = weight;
+    // Of a row with a NaN weight all of P is NaN already, but for what is hidden, which stays 0.
+    weights_[r] = std::isnan(weight) ? 1.f : weight;
   }
   void clear_row(index_t r) {
     std::fill_n(q_.row(r), q_.step, bfloat16{});
@@ -308,7 +308,7 @@ class PairBackward {
         };
         U::narrow(some(j), some(j + kLanes)).store(du_ + r * kKeyTile + j);
       }
-    detail::add_pair_product<kKeyTile / 2, 1>(
+    detail::add_pair_product<kKeyTile / 2>(
         tiles_, dq + box.row * q_.sum_step, q_.sum_step, box.row_end - box.row, q_.dim,
         du_ + box.row * kKeyTile + begin, kKeyTile, keys_, begin / 2, (end - begin) / 2);
   }
@@ -320,7 +320,7 @@ class PairBackward {
     const index_t key = box.key / kRows * kRows;
     const index_t begin = box.row / kStep * kStep, end = detail::round_up(box.row_end, kStep);
     const auto add = [&](float* sums, const Rows& rows) {
-      detail::add_pair_product<kRowTile / 2, 1>(
+      detail::add_pair_product<kRowTile / 2>(
           tiles_, sums + key * rows.sum_step, rows.sum_step, box.key_end - key, rows.dim,
           across_ + begin, kRowTile, rows.pairs_of(tile.index), begin / 2, (end - begin) / 2);
     };

@@ -462,7 +462,7 @@ class DecodeItem {
     }
     raise_rows(m, l, factors_, tops_, rows_, units_.unit());
     for (index_t r = 0; r < rows_; ++r)
-      l[r] += sum(soften_row(s_ + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
+      l[r] += sum(soften_row<A>(s_ + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
     if constexpr (kScaled) {
       if (args_.v_scales)
         multiply_scales(v_scales_, args_.v_scales.stride(2), h, index, n, mixed ? seen_ : nullptr);

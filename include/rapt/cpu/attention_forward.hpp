@@ -68,7 +68,7 @@ class AttentionBlock {
   static constexpr A kNone = -std::numeric_limits<A>::infinity();
 
  public:
-  static constexpr index_t kMaxRowTiles = 10;
+  static constexpr index_t kMaxRowTiles = 20;
   static constexpr index_t kMaxRows = kMaxRowTiles * kRowTile;
 
   AttentionBlock(const Args& args, const AttentionSequence& seq, const Mask& mask,
@@ -90,7 +90,7 @@ class AttentionBlock {
         k_scale_(row_address(args, args.k_scales, seq, kv_head)),
         v_scale_(row_address(args, args.v_scales, seq, kv_head)) {
     s_ = scratch.template tensor<A>(Shape<1>{kRowTile * kKeyTile}).data();
-    seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kGroup * kKeyTile}).data();
+    seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kRowTile * kKeyTile}).data();
     copy_queries();
   }
 
@@ -160,7 +160,7 @@ class AttentionBlock {
         }
         detail::report_tile(mask_, seq_.b, block_, begin_, end_, range);
         soften(m, l);
-        if (!finite_ && (part == TileVerdict::partial || Product::kFiniteValues))
+        if (!finite_ && part == TileVerdict::partial)
           accumulate_seen(o);
         else
           product_.accumulate(o, tile());
@@ -207,6 +207,8 @@ class AttentionBlock {
 
   /// Scores of the tile's row r, one a key.
   A* row(index_t r) const { return s_ + (r - begin_) * kKeyTile; }
+  /// What row r sees of the tile, where the mask was asked.
+  mask_int<A>* seen(index_t r) const { return seen_ + (r - begin_) * kKeyTile; }
   static index_t vector_begin(index_t j) { return j / V::kLanes * V::kLanes; }
   static index_t vector_end(index_t j) { return detail::round_up(j, V::kLanes); }
 
@@ -215,6 +217,12 @@ class AttentionBlock {
     detail::modify_row(row(r) + columns.begin, score_, units_.scale,
                        {seq_.b, block_.head_of(r), block_.position_of(r),
                         keys.part(columns.begin, columns.end - columns.begin)});
+  }
+  /// Minus infinity where seen_ is 0, in the vectors of `columns`.
+  void hide_unseen(index_t r, Columns columns) const {
+    const V none = V::broadcast(kNone);
+    for (index_t j = vector_begin(columns.begin); j < columns.end; j += V::kLanes)
+      select(V::load_mask(seen(r) + j), V::load(row(r) + j), none).store(row(r) + j);
   }
   /// Minus infinity outside of `seen`, in the vectors of `columns`.
   void hide_outside(index_t r, Columns seen, Columns columns) const {
@@ -234,9 +242,9 @@ class AttentionBlock {
   /// S of a tile that every row sees whole.
   void score_full_tile(const KeySpan& keys) {
     const Columns all{0, keys.count};
-    product_.scores(tile(), all);
+    std::fill_n(columns_, end_ - begin_, all);
+    product_.scores(tile());
     for (index_t r = begin_; r < end_; ++r) {
-      columns_[r - begin_] = all;
       if constexpr (!detail::is_identity<Score>) modify(r, all, keys);
       if (keys.count % V::kLanes != 0) hide_outside(r, all, all);
     }
@@ -244,50 +252,42 @@ class AttentionBlock {
 
   /// S of a tile that some rows see in part: of each group the columns that one of its rows sees.
   void score_partial_tile(const KeySpan& keys, const detail::KeyRange& range) {
-    if constexpr (Product::kAllRowsTogether) product_.scores(tile(), {0, keys.count});
+    const bool asked = !RangeMask<Mask> || keys.given != nullptr;
     for (const RowGroup& group : groups()) {
-      const index_t first = group.begin, last = group.end;  // clang 14 captures no bindings
-      if constexpr (RangeMask<Mask>) {
-        if (keys.given == nullptr) {
-          Columns seen[kGroup], columns;
-          RowCursor at(block_, first);
-          for (index_t r = first; r < last; ++r, ++at) {
-            Columns& of_row = seen[r - first];
-            of_row = detail::seen_columns(mask_, seq_.b, at.head(), at.position(), keys);
-            if (of_row) columns.include(of_row.begin, of_row.end);
-          }
-          score_columns(first, last, columns, keys, [&](index_t r) {
-            const Columns of_row = seen[r - first];
-            if (of_row.begin != columns.begin || of_row.end != columns.end ||
-                columns.begin % V::kLanes != 0 || columns.end % V::kLanes != 0)
-              hide_outside(r, of_row, columns);
-          });
-          continue;
-        }
-      }
-      const Columns columns = ask_group(first, last, keys, range);
-      score_columns(first, last, columns, keys, [&](index_t r) {
-        const V none = V::broadcast(kNone);
-        const mask_int<A>* const seen = seen_ + (r - first) * kKeyTile;
-        for (index_t j = vector_begin(columns.begin); j < columns.end; j += V::kLanes)
-          select(V::load_mask(seen + j), V::load(row(r) + j), none).store(row(r) + j);
-      });
+      const Columns columns = asked ? ask_group(group.begin, group.end, keys, range)
+                                    : columns_of_group(group.begin, group.end, keys);
+      std::fill(columns_ + (group.begin - begin_), columns_ + (group.end - begin_), columns);
     }
-  }
-
-  /// Scores of rows [first, last) in `columns`, of which `hide(r)` hides what row r does not see.
-  template <class Hide>
-  void score_columns(index_t first, index_t last, Columns columns, const KeySpan& keys, Hide hide) {
-    for (index_t r = first; r < last; ++r) columns_[r - begin_] = columns;
-    if (!columns) return;
-    if constexpr (!Product::kAllRowsTogether) product_.group_scores(tile(), first, last, columns);
-    for (index_t r = first; r < last; ++r) {
+    product_.scores(tile());
+    for (index_t r = begin_; r < end_; ++r) {
+      const Columns columns = columns_[r - begin_];
+      if (!columns) continue;
       if constexpr (!detail::is_identity<Score>) modify(r, columns, keys);
-      hide(r);
+      if (asked)
+        hide_unseen(r, columns);
+      else if (const Columns seen = row_columns_[r - begin_];
+               seen.begin != columns.begin || seen.end != columns.end ||
+               columns.begin % V::kLanes != 0 || columns.end % V::kLanes != 0)
+        hide_outside(r, seen, columns);
     }
   }
 
-  /// seen_ = what the mask lets rows [first, last) see, asked panel by panel.
+  /// row_columns_ = what the range of the mask lets rows [first, last) see. Returns what holds all.
+  Columns columns_of_group(index_t first, index_t last, const KeySpan& keys) {
+    Columns columns;
+    if constexpr (RangeMask<Mask>) {
+      RowCursor at(block_, first);
+      for (index_t r = first; r < last; ++r, ++at) {
+        const Columns seen = detail::seen_columns(mask_, seq_.b, at.head(), at.position(), keys);
+        if (seen) columns.include(seen.begin, seen.end);
+        row_columns_[r - begin_] = seen;
+      }
+    }
+    return columns;
+  }
+
+  /// seen_ = what the mask lets rows [first, last) see, asked panel by panel. Returns columns that
+  /// hold all of it.
   Columns ask_group(index_t first, index_t last, const KeySpan& keys,
                     const detail::KeyRange& range) {
     Columns columns;
@@ -296,16 +296,15 @@ class AttentionBlock {
       const detail::KeyRange part_range = keys.count <= kPanel ? range : detail::key_range(part);
       if (detail::verdict_of(mask_, seq_.b, block_, first, last, part_range) == TileVerdict::skip) {
         for (index_t r = first; r < last; ++r)
-          std::fill_n(seen_ + (r - first) * kKeyTile + at, part.count, mask_int<A>(0));
+          std::fill_n(seen(r) + at, part.count, mask_int<A>(0));
         continue;
       }
-      const Columns seen = detail::ask_rows<A>(seen_ + at, kKeyTile, mask_, seq_.b, block_, first,
-                                               last, part, part_range);
-      if (seen) columns.include(at + seen.begin, at + seen.end);
+      const Columns some = detail::ask_rows<A>(seen(first) + at, kKeyTile, mask_, seq_.b, block_,
+                                               first, last, part, part_range);
+      if (some) columns.include(at + some.begin, at + some.end);
     }
     for (index_t r = first; r < last; ++r)  // up to a whole vector
-      for (index_t j = keys.count; j < vector_end(keys.count); ++j)
-        seen_[(r - first) * kKeyTile + j] = 0;
+      for (index_t j = keys.count; j < vector_end(keys.count); ++j) seen(r)[j] = 0;
     return columns;
   }
 
@@ -330,8 +329,9 @@ class AttentionBlock {
       for (index_t i = 0; i < V::kLanes; ++i) {
         const bool some = first + i < rows;
         const Columns columns = some ? columns_[first + i] : Columns{0, 0};
-        total[i] = detail::soften_row(s_ + (first + i) * kKeyTile, vector_begin(columns.begin),
-                                      columns.end, some ? m[begin_ + first + i] : A(0), unit);
+        total[i] = detail::soften_row<typename Product::Weight>(
+            s_ + (first + i) * kKeyTile, vector_begin(columns.begin), columns.end,
+            some ? m[begin_ + first + i] : A(0), unit);
       }
       A* const to = l + begin_ + first;
       const index_t left = rows - first;
@@ -342,8 +342,7 @@ class AttentionBlock {
   /// o = f o + P V of a tile with values that are not finite, some of them perhaps hidden.
   [[gnu::noinline, gnu::cold]] void accumulate_seen(A* o) const {
     for (index_t r = begin_; r < end_; ++r)
-      if (const Columns columns = columns_[r - begin_])
-        product_.accumulate_seen(o + r * value_step_, factors_[r - begin_], row(r), columns);
+      if (columns_[r - begin_]) product_.accumulate_seen(o + r * value_step_, tile(), r - begin_);
   }
 
   const Args& args_;
@@ -358,12 +357,13 @@ class AttentionBlock {
   const RowAddress<S> k_row_, v_row_;
   const RowAddress<float> k_scale_, v_scale_;
   A* s_;               // [kRowTile][kKeyTile]
-  mask_int<A>* seen_;  // [kGroup][kKeyTile]
+  mask_int<A>* seen_;  // [kRowTile][kKeyTile]
   bool finite_ = true;
   // The tile at hand: its keys, its groups of rows, its rows.
   index_t tile_begin_ = 0, group_count_ = 0, begin_ = 0, end_ = 0;
   RowGroup tile_groups_[kGroups] = {};
-  Columns columns_[kRowTile] = {};  // of each row; a group shares them
+  Columns columns_[kRowTile] = {};      // of each row; a group shares them
+  Columns row_columns_[kRowTile] = {};  // of each row alone, where a range says them
   A factors_[kRowTile + V::kLanes] = {};
 };
 
@@ -446,7 +446,7 @@ class AttentionForward {
     value_step_ = detail::round_up(args_.v.extent(3), Vec<A>::kLanes);
     // A block's rows stay within 256 KiB of cache: q and o of each.
     const index_t row_bytes = (dim + value_step_) * static_cast<index_t>(sizeof(A));
-    const index_t row_tiles = (index_t{1} << 18) / (row_bytes * Tiling::kRowTile);
+    const index_t row_tiles = (index_t{1} << 19) / (row_bytes * Tiling::kRowTile);
     max_rows_ = std::clamp<index_t>(row_tiles, 1, Block::kMaxRowTiles) * Tiling::kRowTile;
 
     // Where each sequence's items begin, and where its partial results lie (only if it is split).

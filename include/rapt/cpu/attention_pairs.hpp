@@ -43,8 +43,8 @@ template <index_t kPanel, class Unit>
 }
 
 /// Rows rows[0..n) into panels of kUnits units, pairs of rows; up to row `end` zeros. Says whether
-/// all of them are finite.
-template <index_t kUnits, class Unit>
+/// all of them are finite. Panels of 32 columns, the last one narrower, or all of kPanel.
+template <index_t kUnits, index_t kPanel = kPairPanel, class Unit>
 [[gnu::noinline]] bool pack_row_pairs(Unit* packed, const bfloat16* const* rows, index_t n,
                                       index_t end, index_t dim) {
   using U = Vec<Unit>;
@@ -52,9 +52,9 @@ template <index_t kUnits, class Unit>
   for (index_t u = 0; u < end / 2; ++u) {
     const bfloat16* const even = 2 * u < n ? rows[2 * u] : nullptr;
     const bfloat16* const odd = 2 * u + 1 < n ? rows[2 * u + 1] : nullptr;
-    for (index_t t = 0; t < dim; t += kPairPanel) {
-      const index_t width = panel_width(dim, t);
-      for (index_t c = 0; c < width; c += U::kLanes) {
+    for (index_t t = 0; t < dim; t += kPanel) {
+      const index_t width = kPanel == kPairPanel ? panel_width(dim, t) : kPanel;
+      for (index_t c = 0; c < std::min(width, round_up(dim - t, kTileColumns)); c += U::kLanes) {
         const index_t left = std::min<index_t>(U::kLanes, dim - t - c);
         const U pairs = even != nullptr && left > 0
                             ? U::interleave(even + t + c, odd == nullptr ? odd : odd + t + c, left)
@@ -67,18 +67,16 @@ template <index_t kUnits, class Unit>
   return sum(infinite) == 0;
 }
 
-/// c[rows, n] += A B over `depth` units of B from unit `first` on, panels of kUnits units. A may be
-/// a sum of kTerms matrices (cpu/simd/amx.hpp).
-template <index_t kUnits, int kTerms, class Tiles, class Unit>
+/// c[rows, n] += A B over `depth` units of B from unit `first` on, panels of kUnits units.
+template <index_t kUnits, class Tiles, class Unit>
 [[gnu::noinline]] void add_pair_product(Tiles& tiles, float* c, index_t c_step, index_t rows,
                                         index_t n, const bfloat16* a, index_t a_step, const Unit* b,
                                         index_t first, index_t depth) {
   for (index_t t = 0; t < n; t += kPairPanel) {
     const index_t width = panel_width(n, t);
     const auto add = [&](index_t r, index_t height, float* to, index_t to_step) {
-      tiles.template multiply<kTerms>(height, width / kTileColumns, to, to_step, to, to_step,
-                                      a + r * a_step, a_step, b + t * kUnits + first * width,
-                                      depth);
+      tiles.multiply(height, width / kTileColumns, to, to_step, to, to_step, a + r * a_step, a_step,
+                     b + t * kUnits + first * width, depth);
     };
     const bool fits = t + width <= c_step;  // always, where vectors have 16 lanes
     for (index_t r = 0; r < rows;) {

@@ -2,16 +2,14 @@
 //
 //                        Q, K                 S                    P, V           O
 //   VectorProduct<T>     widened to fp32      fp32 multiply-adds   fp32           multiply-adds
-//   with Bfloat16Pair    bf16, two dims each  vdpbf16ps            fp32           multiply-adds
-//   AmxProduct           bf16, two dims each  tdpbf16ps            two bf16 each  tdpbf16ps
+//   with Bfloat16Pair    bf16, two dims each  vdpbf16ps            bf16, two keys vdpbf16ps
+//   AmxProduct           bf16, two dims each  tdpbf16ps            bf16, two keys tdpbf16ps
 //
 // (double: multiply-adds of double.) Sums are fp32 everywhere, and the products of bfloat16 inputs
 // are exact, so S is as good as that of fp32, except that pairs flush subnormal inputs and sums to
-// 0: an error below 2^-126 times the other factor. P is not a bfloat16: rounded to 8 bits it would
-// move the small results of terms that cancel by more than their own last bit. Its first 8 bits and
-// the next 8 are multiplied one after the other where a matrix register does it (16 times the rate
-// of fp32), and P V stays in fp32 where pairs are twice as fast: two terms would cost the same. l,
-// the sum of P, is always that of the fp32 weights.
+// 0: an error below 2^-126 times the other factor. P is rounded to bfloat16 for its product (as by
+// FlashAttention and every kernel on tensor cores), l sums the weights before: that adds at most
+// 2^-9 times the mean of |v| under the same weights to an entry's error.
 //
 // A product holds the queries of a block and what is packed of a tile of keys:
 //
@@ -19,10 +17,10 @@
 //   set_query(r, q, factor)        row r of the block
 //   pack_keys, pack_values         rows[0..n) of the tile, times scales[0..n) where these are codes
 //                                  of 8 bits; says whether all values are finite
-//   scores(tile, columns)          S of the tile's rows, in `columns` (rounded outwards)
-//   group_scores(...)              of one group, unless the product takes all rows together
+//   scores(tile)                   S of the tile's rows, each in its columns (rounded outwards)
+//   Weight                         what of the tile's scores become (soften_row): A, or pairs
 //   accumulate(o, tile)            O = f O + P V; P may be overwritten
-//   accumulate_seen(...)           the same for one row, keys of weight 0 left out
+//   accumulate_seen(o, tile, r)    the same for row r of the tile, keys of weight 0 left out
 #pragma once
 
 #include <algorithm>
@@ -70,47 +68,54 @@ struct ScoreTile {
 
 namespace detail {
 
-/// o = f o + sum of s[j] v_j over keys [begin, end), keys of weight 0 left out; value(j, t) are the
-/// lanes from dim t on.
-template <class A, class Value>
-[[gnu::noinline]] void accumulate_seen(A* o, A factor, const A* s, index_t begin, index_t end,
+/// Row r of the weights that took the place of a tile's scores, in pairs (soften_row).
+template <class Tile>
+bfloat16* weights_of(const Tile& tile, index_t r) {
+  return reinterpret_cast<bfloat16*>(tile.s + r * AttentionTiling<float>::kKeyTile);
+}
+
+/// o = f o + sum of weights[j] v_j over the keys of `columns`, those of weight 0 left out; value(j,
+/// t) are the lanes of v_j from dim t on.
+template <class A, class W, class Value>
+[[gnu::noinline]] void accumulate_seen(A* o, A factor, const W* weights, Columns columns,
                                        index_t value_dim, Value value) {
   using V = Vec<A>;
   for (index_t t = 0; t < value_dim; t += V::kLanes) {
     V sum = V::load(o + t) * V::broadcast(factor);
-    for (index_t j = begin; j < end; ++j)
-      if (s[j] != 0) sum = fma(V::broadcast(s[j]), value(j, t), sum);
+    for (index_t j = columns.begin; j < columns.end; ++j)
+      if (const A weight = convert<A>(weights[j]); weight != 0)
+        sum = fma(V::broadcast(weight), value(j, t), sum);
     sum.store(o + t);
   }
 }
 
 }  // namespace detail
 
-/// Register tiles of multiply-adds, over keys and values of type Stored. KeyUnit: accumulate_t<T>,
-/// or Bfloat16Pair for S by pairs.
-template <class T, class KeyUnit = accumulate_t<T>, class Stored = T>
+/// Register tiles of multiply-adds, over keys and values of type Stored. Unit: accumulate_t<T>, or
+/// Bfloat16Pair.
+template <class T, class Unit = accumulate_t<T>, class Stored = T>
 class VectorProduct {
   using A = accumulate_t<T>;
   using V = Vec<A>;
   using Columns = detail::Columns;
-  static constexpr bool kPairs = std::is_same_v<KeyUnit, Bfloat16Pair>;
-  using Query = std::conditional_t<kPairs, bfloat16, A>;
+  static constexpr bool kPairs = std::is_same_v<Unit, Bfloat16Pair>;
+  static constexpr index_t kElements = detail::kUnitElements<Unit>;
+  using Factor = std::conditional_t<kPairs, bfloat16, A>;  // an element of Q or P
 
  public:
   using Tiling = AttentionTiling<A>;
   using Tile = ScoreTile<A>;
-  static constexpr bool kAllRowsTogether = false;
-  static constexpr bool kFiniteValues = false;  // a full tile may hold values that are not
+  using Weight = Unit;
 
   VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),
         dim_step_(detail::round_up(dim, V::kLanes)),
-        units_((dim + detail::kUnitElements<KeyUnit> - 1) / detail::kUnitElements<KeyUnit>),
+        units_(detail::ceil_div(dim, kElements)),
         value_dim_(value_dim),
         value_step_(detail::round_up(value_dim, V::kLanes)) {
-    q_ = scratch.tensor<Query>(Shape<1>{rows * dim_step_}).data();
-    k_ = scratch.tensor<KeyUnit>(Shape<1>{kKeyTile * units_}).data();
-    v_ = scratch.tensor<A>(Shape<1>{detail::round_up(value_dim_, kPanel) * kKeyTile}).data();
+    q_ = scratch.tensor<Factor>(Shape<1>{rows * dim_step_}).data();
+    k_ = scratch.tensor<Unit>(Shape<1>{kKeyTile * units_}).data();
+    v_ = scratch.tensor<Unit>(Shape<1>{detail::round_up(value_dim_, kPanel) * kKeyUnits}).data();
   }
 
   void set_query(index_t r, const T* q, A factor) {
@@ -125,16 +130,20 @@ class VectorProduct {
       detail::pack_keys(k_, rows, n, dim_, scales);
   }
   bool pack_values(const Stored* const* rows, index_t n, const float* scales = nullptr) {
-    return detail::pack_values(v_, rows, n, value_dim_, scales);
+    if constexpr (kPairs) {
+      std::copy_n(rows, n, values_.rows);
+      return detail::pack_row_pairs<kKeyUnits, kPanel>(v_, rows, n, detail::round_up(n, kElements),
+                                                       value_dim_);
+    } else {
+      return detail::pack_values(v_, rows, n, value_dim_, scales);
+    }
   }
 
-  void scores(const Tile& tile, Columns columns) const {
-    for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
-      for (const auto& [first, last] : tile.groups) multiply_panel(tile, first, last, p, columns);
-  }
-  void group_scores(const Tile& tile, index_t first, index_t last, Columns columns) const {
-    for (index_t p = columns.begin / kPanel; p * kPanel < columns.end; ++p)
-      multiply_panel(tile, first, last, p, columns);
+  /// Panel by panel, so that one stays in the first cache for all rows.
+  void scores(const Tile& tile) const {
+    for (index_t p = 0; p < Tiling::kPanels; ++p)
+      for (const auto& [first, last] : tile.groups)
+        multiply_panel(tile, first, last, p, tile.columns[first - tile.begin]);
   }
 
   void accumulate(A* o, const Tile& tile) const {
@@ -145,23 +154,36 @@ class VectorProduct {
         const index_t local = first - tile.begin;
         const Columns columns = tile.columns[local];
         if (!columns) continue;
+        const index_t unit = columns.begin / kElements;  // what it holds of earlier keys weighs 0
         detail::multiply<true>(
             static_cast<int>(last - first), vectors, o + first * value_step_ + t, value_step_,
-            tile.factors + local, tile.s + local * kKeyTile + columns.begin, kKeyTile,
-            v_ + t * kKeyTile + columns.begin * kPanel, columns.end - columns.begin);
+            tile.factors + local, weights(tile, local) + unit * kElements, kElements * kKeyTile,
+            v_ + t * kKeyUnits + unit * kPanel, detail::ceil_div(columns.end, kElements) - unit);
       }
     }
   }
 
-  void accumulate_seen(A* o, A factor, const A* s, Columns columns) const {
+  void accumulate_seen(A* o, const Tile& tile, index_t r) const {
     detail::accumulate_seen(
-        o, factor, s, columns.begin, columns.end, value_dim_, [this](index_t j, index_t t) {
-          return V::load(v_ + (t / kPanel * kKeyTile + j) * kPanel + t % kPanel);
+        o, tile.factors[r], weights(tile, r), tile.columns[r], value_dim_,
+        [this](index_t j, index_t t) {
+          if constexpr (kPairs)
+            return detail::load_lanes<A>(values_.rows[j] + t, value_dim_ - t);
+          else
+            return V::load(v_ + (t / kPanel * kKeyTile + j) * kPanel + t % kPanel);
         });
   }
 
  private:
   static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
+  static constexpr index_t kKeyUnits = kKeyTile / kElements;
+
+  static const Factor* weights(const Tile& tile, index_t r) {
+    if constexpr (kPairs)
+      return detail::weights_of(tile, r);
+    else
+      return tile.s + r * kKeyTile;
+  }
 
   /// Dot products of rows [first, last) with the keys of panel p that lie in `columns`.
   void multiply_panel(const Tile& tile, index_t first, index_t last, index_t p,
@@ -176,9 +198,15 @@ class VectorProduct {
   }
 
   const index_t dim_, dim_step_, units_, value_dim_, value_step_;
-  Query* q_;    // [rows][dim_step]
-  KeyUnit* k_;  // [panels][units][kPanel]
-  A* v_;        // as pack_values leaves them
+  struct Rows {
+    const Stored* rows[kKeyTile] = {};
+  };
+  struct None {};
+
+  Factor* q_;  // [rows][dim_step]
+  Unit* k_;    // [panels][units][kPanel]
+  Unit* v_;    // [panels][units of keys][kPanel]
+  [[no_unique_address]] std::conditional_t<kPairs, Rows, None> values_;  // the rows of v_
 };
 
 /// Of elements of type T, without matrix registers. Where these exist, vdpbf16ps runs at half the

@@ -75,6 +75,12 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, ind
         acc[i][v] = V::zero();
     }
   }
+  const E* rows[kRows];  // of their own: a compiler that sees i * a_step keeps 24 offsets
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+    rows[i] = a + i * a_step;
+  }
+  index_t at = 0;
   const auto step = [&](index_t k) {
     U bk[kVecs];
 #pragma GCC unroll 4
@@ -82,7 +88,7 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, ind
       bk[v] = U::load(b + k * AttentionTiling<A>::kPanel + v * V::kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const U aik = U::broadcast(a[i * a_step + k * kElements]);
+      const U aik = U::broadcast(rows[i][at + k * kElements]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(aik, bk[v], acc[i][v]);
     }
@@ -91,7 +97,7 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, ind
   for (; depth >= kSteps; depth -= kSteps) {
 #pragma GCC unroll 4
     for (index_t k = 0; k < kSteps; ++k) step(k);
-    a += kSteps * kElements;
+    at += kSteps * kElements;
     b += kSteps * AttentionTiling<A>::kPanel;
   }
   for (index_t k = 0; k < depth; ++k) step(k);
@@ -258,18 +264,29 @@ inline void raise_rows(A* m, A* l, A* factor, const A* top, index_t n, A unit) {
   }
 }
 
-/// e = exp2((s - m) unit) over columns [begin, end) of a row, in place; whole vectors. Returns
-/// their sum, lane by lane.
-template <class A>
+/// e = exp2((s - m) unit) over columns [begin, end) of a row; whole vectors. Returns their sum,
+/// lane by lane. The weights take the place of the row: numbers of A, or, for Weight =
+/// Bfloat16Pair, of bfloat16 in its first half, rounded after they are summed (and a vector of
+/// zeros more where the vectors are odd in number).
+template <class Weight, class A>
 inline Vec<A> soften_row(A* s, index_t begin, index_t end, A m, A unit) {
   using V = Vec<A>;
   const V reference = V::broadcast(std::max(m, std::numeric_limits<A>::lowest()));
   const V u = V::broadcast(unit);
   V total = V::zero();
-  for (index_t j = begin; j < end; j += V::kLanes) {
+  const auto soften = [&](index_t j) {
     const V e = exp2_flushed((V::load(s + j) - reference) * u);
-    e.store(s + j);
     total = total + e;
+    return e;
+  };
+  if constexpr (std::is_same_v<Weight, A>) {
+    for (index_t j = begin; j < end; j += V::kLanes) soften(j).store(s + j);
+  } else {
+    bfloat16* const weights = reinterpret_cast<bfloat16*>(s);
+    for (index_t j = begin; j < end; j += 2 * V::kLanes) {
+      const V first = soften(j), second = j + V::kLanes < end ? soften(j + V::kLanes) : V::zero();
+      Vec<Weight>::narrow(first, second).store(weights + j);  // not beyond what was read
+    }
   }
   return total;
 }

@@ -44,10 +44,7 @@ class AmxTiles {
     if (height_ > 0) _tile_release();
   }
 
-  /// The arguments of a TileKernel; depth is a multiple of kUnits. a may be a sum of kTerms
-  /// matrices: of each row 2 kUnits elements of the first, as many of the second, the next 2 kUnits
-  /// of the first, ...
-  template <int kTerms = 1>
+  /// The arguments of a TileKernel; depth is a multiple of kUnits.
   void multiply(index_t rows, index_t vectors, float* to, index_t to_stride, const float* start,
                 index_t start_stride, const bfloat16* a, index_t a_stride, const Bfloat16Pair* b,
                 index_t depth) {
@@ -56,11 +53,9 @@ class AmxTiles {
     const index_t second = rows - height_;
     const auto run = [&]<int kVectors>(std::integral_constant<int, kVectors>) {
       if (halves)
-        multiply<kTerms, kVectors, true>(to, to_stride, start, start_stride, a, a_stride, b, depth,
-                                         second);
+        multiply<kVectors, true>(to, to_stride, start, start_stride, a, a_stride, b, depth, second);
       else
-        multiply<kTerms, kVectors, false>(to, to_stride, start, start_stride, a, a_stride, b, depth,
-                                          0);
+        multiply<kVectors, false>(to, to_stride, start, start_stride, a, a_stride, b, depth, 0);
     };
     if (vectors == 3)
       run(std::integral_constant<int, 3>{});
@@ -90,7 +85,7 @@ class AmxTiles {
     height_ = height;
   }
 
-  template <int kTerms, int kVectors, bool kHalves>
+  template <int kVectors, bool kHalves>
   static void multiply(float* to, index_t to_stride, const float* start, index_t start_stride,
                        const bfloat16* a, index_t a_stride, const Bfloat16Pair* b, index_t depth,
                        index_t second) {
@@ -115,30 +110,26 @@ class AmxTiles {
     const bfloat16* const a2 = a + second * a_stride;
     for (index_t u = 0; u < depth; u += kUnits) {
       const Bfloat16Pair* const bu = b + u * kVectors * 16;
-#pragma GCC unroll 2
-      for (int term = 0; term < kTerms; ++term) {
-        const index_t at = 2 * (u * kTerms + term * kUnits);
-        _tile_loadd(6, a + at, a_bytes);
-        _tile_loadd(7, bu, kPanelBytes);
-        _tile_dpbf16ps(0, 6, 7);
+      _tile_loadd(6, a + 2 * u, a_bytes);
+      _tile_loadd(7, bu, kPanelBytes);
+      _tile_dpbf16ps(0, 6, 7);
+      if constexpr (kVectors > 1) {
+        _tile_loadd(7, bu + 16, kPanelBytes);
+        _tile_dpbf16ps(1, 6, 7);
+      }
+      if constexpr (kVectors > 2) {
+        _tile_loadd(7, bu + 32, kPanelBytes);
+        _tile_dpbf16ps(2, 6, 7);
+      }
+      if constexpr (kHalves) {
+        _tile_loadd(6, a2 + 2 * u, a_bytes);
+        if constexpr (kVectors > 2) _tile_dpbf16ps(5, 6, 7);
         if constexpr (kVectors > 1) {
-          _tile_loadd(7, bu + 16, kPanelBytes);
-          _tile_dpbf16ps(1, 6, 7);
+          if constexpr (kVectors > 2) _tile_loadd(7, bu + 16, kPanelBytes);
+          _tile_dpbf16ps(4, 6, 7);
+          _tile_loadd(7, bu, kPanelBytes);
         }
-        if constexpr (kVectors > 2) {
-          _tile_loadd(7, bu + 32, kPanelBytes);
-          _tile_dpbf16ps(2, 6, 7);
-        }
-        if constexpr (kHalves) {
-          _tile_loadd(6, a2 + at, a_bytes);
-          if constexpr (kVectors > 2) _tile_dpbf16ps(5, 6, 7);
-          if constexpr (kVectors > 1) {
-            if constexpr (kVectors > 2) _tile_loadd(7, bu + 16, kPanelBytes);
-            _tile_dpbf16ps(4, 6, 7);
-            _tile_loadd(7, bu, kPanelBytes);
-          }
-          _tile_dpbf16ps(3, 6, 7);
-        }
+        _tile_dpbf16ps(3, 6, 7);
       }
     }
     _tile_stored(0, to, to_bytes);
@@ -166,7 +157,7 @@ inline constexpr bool kAmx = false;
 inline bool amx_granted() { return false; }
 struct AmxTiles {
   static constexpr index_t kRows = 32, kUnits = 16;
-  template <int kTerms = 1, class... Arguments>
+  template <class... Arguments>
   void multiply(const Arguments&...) {}  // never called
 };
 }  // namespace RAPT_SIMD
