@@ -10,7 +10,10 @@
 //
 // What is rounded once enters a sum of many terms, and a gradient's last bit is coarser. Inputs are
 // exact in pairs, but for subnormal ones, which are 0 there. A sink's weight w, which joins dO in
-// fp32, stays with the row: dP and P are multiplied by it.
+// fp32, stays with the row: dP and P are multiplied by it. An entry of q or k that is not finite
+// makes S, and so dU, NaN or 0 for every pair that it is in: as a factor of dU it may be 0, so that
+// what is hidden (dU = 0) never meets it. One of dO is a factor of P, which may be any number: such
+// rows are summed pair by pair.
 //
 // PairBackward, with A by rows and B in pairs along what is summed (cpu/attention_pairs.hpp):
 //
@@ -247,7 +250,8 @@ class PairBackward {
   }
 
   void set_row(index_t r, const bfloat16* q, const bfloat16* dout, float weight, V& difference) {
-    q_.set(r, q, difference);
+    V ignored = V::zero();
+    q_.set(r, q, ignored);
     dout_.set(r, dout, difference);
     // Of a row with a NaN weight all of P is NaN already, but for what is hidden, which stays 0.
     weights_[r] = std::isnan(weight) ? 1.f : weight;
@@ -258,7 +262,7 @@ class PairBackward {
     weights_[r] = 1;
   }
   void pack_row_tile(index_t index, index_t first, index_t n) {
-    q_.pack(index, first, n);
+    if (!q_.pack(index, first, n)) clear_infinite(q_.pairs_of(index), (kRowTile / 2) * q_.columns);
     dout_.pack(index, first, n);
   }
 
@@ -268,10 +272,11 @@ class PairBackward {
                                                dout_.step / 2);
   }
   bool pack_keys(const bfloat16* const* rows, index_t n) {
-    std::copy_n(rows, n, key_rows_);
     detail::pack_key_pairs<detail::kPairPanel>(
         keys_across_, rows, n, detail::round_up(n, detail::kPairPanel), q_.dim, q_.step / 2);
-    return detail::pack_row_pairs<kKeyTile / 2>(keys_, rows, n, detail::round_up(n, kStep), q_.dim);
+    if (!detail::pack_row_pairs<kKeyTile / 2>(keys_, rows, n, detail::round_up(n, kStep), q_.dim))
+      clear_infinite(keys_, kKeyTile / 2 * q_.columns);
+    return true;
   }
 
   void scores(const Tile& tile) {
@@ -293,10 +298,9 @@ class PairBackward {
         }
   }
 
-  void add_to_queries(float* dq, const Tile& tile, bool finite) {
+  void add_to_queries(float* dq, const Tile& tile, bool) {
     const Box box(tile);
     if (box.empty()) return;
-    if (!finite) return add_seen_keys(dq, tile);
     const index_t begin = box.key / kStep * kStep, end = detail::round_up(box.key_end, kStep);
     for (index_t r = box.row; r < box.row_end; ++r)
       for (index_t j = begin; j < end; j += 2 * kLanes) {
@@ -357,11 +361,12 @@ class PairBackward {
         detail::store_lanes(x, row(r) + t, dim - t);
       }
     }
-    void pack(index_t tile, index_t first, index_t n) {
+    /// Says whether all of them are finite.
+    bool pack(index_t tile, index_t first, index_t n) {
       const bfloat16* from[kRowTile];
       for (index_t r = 0; r < n; ++r) from[r] = row(first + r);
-      detail::pack_row_pairs<kRowTile / 2>(pairs_of(tile), from, n, detail::round_up(n, kStep),
-                                           dim);
+      return detail::pack_row_pairs<kRowTile / 2>(pairs_of(tile), from, n,
+                                                  detail::round_up(n, kStep), dim);
     }
   };
 
@@ -400,14 +405,15 @@ class PairBackward {
                                  });
   }
 
-  // Where values are not finite: pair by pair, in fp32.
-
-  [[gnu::noinline, gnu::cold]] void add_seen_keys(float* dq, const Tile& tile) {
-    V ignored = V::zero();
-    for (index_t j = 0; j < tile.keys; ++j)
-      detail::pack_row(wide_ + j * q_.sum_step, key_rows_[j], q_.dim, 1.f, ignored);
-    detail::add_to_queries(dq, tile, wide_, q_.sum_step, q_.dim, false);
+  /// 0 for what is not finite.
+  [[gnu::noinline, gnu::cold]] static void clear_infinite(Unit* pairs, index_t n) {
+    for (index_t i = 0; i < n; ++i) {
+      if (!std::isfinite(float(pairs[i].even))) pairs[i].even = {};
+      if (!std::isfinite(float(pairs[i].odd))) pairs[i].odd = {};
+    }
   }
+
+  /// Pair by pair, in fp32.
   [[gnu::noinline, gnu::cold]] void add_seen_rows(float* dk, float* dv, const Tile& tile) {
     const auto add = [&](float* sums, const float* weights, const Rows& rows, bool weighted) {
       V ignored = V::zero();
@@ -424,7 +430,6 @@ class PairBackward {
   Unit *keys_across_, *values_across_, *keys_;  // of the tile of keys
   bfloat16 *du_, *across_;                      // [kRowTile][kKeyTile], [kKeyTile][kRowTile]
   float *weights_, *wide_;                      // of each row; a tile of rows in fp32
-  const bfloat16* key_rows_[kKeyTile] = {};
   Tiles tiles_;
 };
 
