@@ -112,6 +112,8 @@ TYPED_TEST(CudaOperations, MatmulMatchesPlainLoops) {
                                {5, 16, 16},
                                {17, 31, 15},
                                {33, 3, 70},
+                               {16, 24, 40},
+                               {8, 64, 128},
                                {4, 4, 0}})
     for (const bool a_transposed : {false, true})
       for (const bool b_transposed : {false, true})
