@@ -205,14 +205,6 @@ bool library_matmul(Cuda backend, const MatrixProduct& product) {
   if (has_bias && (product.dtype != product.out_dtype ||
                    (product.n > 1 && product.bias_stride != 1) || alignment_of(product.bias) < 16))
     return false;
-  // Where rows of 16-bit numbers do not begin at 16 bytes, it rounds the product and then adds the
-  // bias to what is left of it.
-  const auto aligned = [&types](const void* pointer, index_t ld) {
-    return alignment_of(pointer) >= 16 && static_cast<std::size_t>(ld) * types.size % 16 == 0;
-  };
-  if (has_bias && types.size == 2 &&
-      !(aligned(product.a, a.ld) && aligned(product.b, b.ld) && aligned(product.out, out_ld)))
-    return false;
 
   use_device(backend);
   const cublasLtHandle_t handle = handle_of(backend.device);

@@ -2,7 +2,10 @@
 //
 // The vendor's library computes it (library_matmul, cuda/instances/runtime.cu). What the library
 // does not take (k = 0, odd strides), and everything where there is no library, goes to the
-// readable kernel below, which the library is tested against:
+// readable kernel below, which the library is tested against. Where out has 16 bits, the library
+// (13.0 on an H200) rounds the product before it adds what was in out, and a bias too where rows do
+// not begin at 16 bytes; the kernel below rounds once.
+//
 //
 //   for each tile [kTile, kTile] of out, one block; thread (row, column) owns one element
 //     for l0 in 0, kTile, ...:
