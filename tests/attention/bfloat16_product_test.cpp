@@ -121,6 +121,28 @@ TEST_P(Bfloat16Product, MatchesTheOracleAtEveryLength) {
     }
 }
 
+TEST_P(Bfloat16Product, FewRows) {
+  unsigned seed = 0;
+  for (const index_t q_len : {1, 2, 3})
+    for (const auto& [heads, kv_heads] :
+         {std::pair<index_t, index_t>{1, 1}, {4, 1}, {6, 2}, {5, 1}})
+      for (const auto& [head_dim, value_dim] :
+           {std::pair<index_t, index_t>{1, 3}, {8, 32}, {64, 64}, {77, 45}, {130, 128}})
+        for (const index_t kv_len : {1, 2, 15, 64, 65, 700}) {
+          const Sizes sizes{.q_len = q_len,
+                            .kv_len = kv_len,
+                            .heads = heads,
+                            .kv_heads = kv_heads,
+                            .head_dim = head_dim,
+                            .value_dim = value_dim};
+          SCOPED_TRACE(testing::Message() << sizes);
+          const Problem<bfloat16> p(sizes, ++seed);
+          expect_matches_oracle(p, Window{40});
+          expect_matches_oracle(p, AnyMask{Causal{}}, SoftCap{2.0}, Options{.scale = -0.3f});
+          if (HasFatalFailure()) return;
+        }
+}
+
 TEST_P(Bfloat16Product, LongSequencesAndSplits) {
   for (const auto& [q_len, kv_len] :
        {std::pair<index_t, index_t>{700, 700}, {40, 4500}, {500, 100}}) {
@@ -221,6 +243,13 @@ TEST_P(Bfloat16Product, HiddenValuesAreNeverMultiplied) {
         for (index_t h = 0; h < 2 && !mask(0, h, i, bad); ++h)
           for (index_t t = 0; t < dim; ++t)
             ASSERT_TRUE(std::isfinite(float(out(0, i, h, t)))) << bad << " " << i << " " << t;
+      Tensor<bfloat16, 4> few({1, 3, 2, dim});  // the last three rows, as in decoding
+      const auto last = p.q.slice(1, 147, 150);
+      attention(few, last, p.k, p.v, mask);
+      for (index_t i = 0; i < 3; ++i)
+        for (index_t h = 0; h < 2 && !mask(0, h, 147 + i, bad); ++h)
+          for (index_t t = 0; t < dim; ++t)
+            ASSERT_TRUE(std::isfinite(float(few(0, i, h, t)))) << bad << " " << i << " " << t;
     };
     clean(AnyMask{Causal{}});
     clean(Window{8});
@@ -230,12 +259,14 @@ TEST_P(Bfloat16Product, HiddenValuesAreNeverMultiplied) {
 }
 
 TEST_P(Bfloat16Product, InfiniteValuesStayWhatTheyAre) {
-  Problem<bfloat16> p({.q_len = 20, .kv_len = 40, .heads = 1, .kv_heads = 1, .head_dim = 16});
-  p.v(0, 3, 0, 1) = bfloat16(kInf);
-  p.v(0, 5, 0, 2) = bfloat16(-kInf);
-  p.v(0, 6, 0, 4) = bfloat16(kNaN);
-  expect_matches_oracle(p, AnyMask{Full{}});
-  expect_matches_oracle(p, AnyMask{Causal{}});
+  for (const index_t q_len : {3, 20}) {
+    Problem<bfloat16> p({.q_len = q_len, .kv_len = 7, .heads = 1, .kv_heads = 1, .head_dim = 16});
+    p.v(0, 3, 0, 1) = bfloat16(kInf);
+    p.v(0, 5, 0, 2) = bfloat16(-kInf);
+    p.v(0, 6, 0, 4) = bfloat16(kNaN);
+    expect_matches_oracle(p, AnyMask{Full{}});
+    expect_matches_oracle(p, AnyMask{Causal{}});
+  }
 }
 
 TEST_P(Bfloat16Product, ThreadsNeverChangeAResult) {

@@ -37,6 +37,12 @@ struct Vec<Bfloat16Pair> {
       (i % 2 == 0 ? x.v[i / 2].even : x.v[i / 2].odd) = p[i];
     return x;
   }
+  static Vec broadcast_quad(const bfloat16* p) {
+    Vec x;
+    for (int i = 0; i < kLanes; ++i) x.v[i] = {p[i % 4 * 2], p[i % 4 * 2 + 1]};
+    return x;
+  }
+  static Vec load_quads(const bfloat16* p) { return load_pairs(p, 2 * kLanes); }
   static Vec broadcast(const bfloat16& first) {
     Vec x;
     std::fill_n(x.v, kLanes, Bfloat16Pair{first, (&first)[1]});
@@ -46,6 +52,23 @@ struct Vec<Bfloat16Pair> {
     Vec x{};
     for (index_t i = 0; i < n; ++i) x.v[i] = {even[i], odd == nullptr ? bfloat16{} : odd[i]};
     return x;
+  }
+  static void pair_rows(const bfloat16* first, const bfloat16* second, Vec& low, Vec& high) {
+    low = interleave(first, second, kLanes);
+    high = interleave(first + kLanes, second == nullptr ? second : second + kLanes, kLanes);
+  }
+  static void order_rows(Vec<float>&, Vec<float>&) {}
+  static Vec load_mask(const std::int32_t* p) {
+    Vec x;
+    std::memcpy(x.v, p, sizeof x.v);
+    return x;
+  }
+  friend Vec bit_and(Vec a, const Vec& mask) {
+    std::int32_t bits[kLanes], of_mask[kLanes];
+    std::memcpy(bits, a.v, sizeof a.v), std::memcpy(of_mask, mask.v, sizeof mask.v);
+    for (int i = 0; i < kLanes; ++i) bits[i] &= of_mask[i];
+    std::memcpy(a.v, bits, sizeof a.v);
+    return a;
   }
   static Vec narrow(Vec<float> first, Vec<float> second) {
     bfloat16 numbers[2 * kLanes];

@@ -6,7 +6,6 @@
 // (13.0 on an H200) rounds the product before it adds what was in out, and a bias too where rows do
 // not begin at 16 bytes; the kernel below rounds once.
 //
-//
 //   for each tile [kTile, kTile] of out, one block; thread (row, column) owns one element
 //     for l0 in 0, kTile, ...:
 //       tile_a = a[rows, l0..], tile_b = b[l0.., columns]      one element a thread, 0 outside

@@ -39,6 +39,7 @@ class AmxProduct {
   };
   using Tile = ScoreTile<float>;
   using Weight = Unit;
+  using DecodeUnit = float;  // where there are matrix registers, pairs are no faster
 
   AmxProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),

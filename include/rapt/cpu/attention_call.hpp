@@ -288,6 +288,13 @@ struct RowState {
   A* o;  // [value_dim], padded to a whole vector
 };
 
+/// Where the output of a row begins.
+template <class Args>
+auto* out_row(const Args& args, const AttentionSequence& seq, index_t h, index_t i) {
+  return args.out.data() + seq.row * args.out.stride(0) + (seq.q_begin + i) * args.out.stride(1) +
+         h * args.out.stride(2);
+}
+
 /// Writes out, logsumexp and logsumexp_with_sink of one row. Returns the logarithm of the whole
 /// denominator, sink included, for a call with probabilities.
 template <class Args, class A>
@@ -311,8 +318,7 @@ A finish_row(const Args& args, const AttentionSequence& seq, index_t h, index_t 
   }
   if (args.logsumexp) args.logsumexp(seq.row, h, at) = lse;
   if (args.logsumexp_with_sink) args.logsumexp_with_sink(seq.row, h, at) = whole;
-  auto* const out = args.out.data() + seq.row * args.out.stride(0) + at * args.out.stride(1) +
-                    h * args.out.stride(2);
+  auto* const out = out_row(args, seq, h, i);
   const index_t dim = args.out.extent(3);
   if (row.l == 0) {  // o may be anything
     for (index_t t = 0; t < dim; t += V::kLanes) store_lanes(V::zero(), out + t, dim - t);

@@ -6,6 +6,10 @@
 //     e, m, l: online softmax          as in cpu/attention_forward.hpp
 //     o[r] += e[r][j] v_j              R rows x N vectors of accumulators, all keys in one go
 //
+// Keys and values of bfloat16 are multiplied in pairs where dot products of pairs are faster than
+// multiply-adds: neighbouring dims of a key, neighbouring keys for values, whose weights are
+// rounded to bfloat16 as in cpu/attention_product.hpp.
+//
 // Codes of 8 bits are read as they are: the scale of a key multiplies its scores, that of a value
 // its weights (l sums them unscaled), so that neither costs anything for each channel.
 //
@@ -41,7 +45,13 @@ inline constexpr index_t kKeysOfStep = 8;      // whose values are weighed in a 
 template <class A, class T>
 struct VectorPair {
   using V = Vec<A>;
-  static constexpr index_t kLength = 2 * V::kLanes;
+  using Factor = A;  // an element of Q or of the weights
+  using Weight = A;
+  using Quads = V;  // see dot_quads
+  static constexpr bool kHasQuads = std::is_same_v<A, T> && requires(const T* p) {
+    V::broadcast_quad(p);
+  };
+  static constexpr index_t kLength = 2 * V::kLanes, kKeys = 1;  // of which a value's vectors hold
   V first, second;
 
   static VectorPair load(const T* p) {
@@ -53,13 +63,56 @@ struct VectorPair {
     }
     return x;
   }
-  VectorPair ordered() const {
-    VectorPair x = *this;
-    if constexpr (requires(const T* p) { V::load_even_odd(p, x.first, x.second); })
-      V::interleave(x.first, x.second);
-    return x;
+  static VectorPair load_query(const A* q) { return {V::load(q), V::load(q + V::kLanes)}; }
+  static V dot(const VectorPair& q, const VectorPair& k, V sum) {
+    return fma(q.second, k.second, fma(q.first, k.first, sum));
+  }
+  static VectorPair load_values(const T* const* rows, index_t, index_t t) {
+    return load(rows[0] + t);
+  }
+  static V load_values(const T* const* rows, index_t, index_t t, index_t lanes) {
+    return load_lanes<A>(rows[0] + t, lanes);
+  }
+  static void order(V& first, V& second) {
+    if constexpr (requires(const T* p) { V::load_even_odd(p, first, second); })
+      V::interleave(first, second);
   }
 };
+
+/// As many elements of a row of bfloat16 as pairs. Values are pairs of two rows.
+template <class Unit>
+struct PairedRow {
+  using V = Vec<float>;
+  using U = Vec<Unit>;
+  using Factor = bfloat16;
+  using Weight = Unit;
+  using Quads = U;
+  static constexpr bool kHasQuads = requires(const V& x) { V::quad_sums(x, x, x, x); };
+  static constexpr index_t kLength = 2 * V::kLanes, kKeys = 2;
+  struct Values {
+    U first, second;
+  };
+
+  static U load(const bfloat16* p) { return U::load_pairs(p, kLength); }
+  static U load(const bfloat16* p, index_t n) { return U::load_pairs(p, n); }
+  static U load_query(const bfloat16* q) { return U::load_pairs(q, kLength); }
+  static V dot(const U& q, const U& k, V sum) { return fma(q, k, sum); }
+  /// Of n rows, at least one: what a second would bring is 0.
+  static Values load_values(const bfloat16* const* rows, index_t n, index_t t) {
+    Values x;
+    U::pair_rows(rows[0] + t, n > 1 ? rows[1] + t : nullptr, x.first, x.second);
+    return x;
+  }
+  static U load_values(const bfloat16* const* rows, index_t n, index_t t, index_t lanes) {
+    return U::interleave(rows[0] + t, n > 1 ? rows[1] + t : nullptr,
+                         std::min<index_t>(lanes, V::kLanes));
+  }
+  static void order(V& first, V& second) { U::order_rows(first, second); }
+};
+
+/// Unit is A or Bfloat16Pair.
+template <class A, class T, class Unit>
+using DecodeRow = std::conditional_t<std::is_same_v<Unit, A>, VectorPair<A, T>, PairedRow<Unit>>;
 
 /// Brings a tile of keys and of values nearer, a few lines at a time, while another one is worked
 /// on: in the order in which they lie, all heads of a token, because rows of one head lie apart
@@ -104,54 +157,52 @@ class TilePrefetch {
   index_t count_ = 0, lines_ = 0, of_step_ = 0, part_ = 0, row_ = 0, at_ = 0;
 };
 
-/// s[i][j] = dot(q_i, k_j), kRows rows of q [in pair order, padded with zeros] and kKeys keys.
-template <int kRows, int kKeys, class A, class T>
-[[gnu::always_inline]] inline void dot_tile(A* s, index_t s_step, const A* q, index_t q_step,
-                                            const T* const* keys, index_t dim) {
+/// s[i][j] = dot(q_i, k_j), kRows rows of q [in the order of Row, padded with zeros] and kKeys
+/// keys.
+template <int kRows, int kKeys, class Row, class A, class T>
+[[gnu::always_inline]] inline void dot_tile(A* s, index_t s_step, const typename Row::Factor* q,
+                                            index_t q_step, const T* const* keys, index_t dim) {
   using V = Vec<A>;
-  using Pair = VectorPair<A, T>;
   constexpr int kDots = kRows * kKeys;
   static_assert(kDots % V::kLanes == 0);
   V acc[kDots];
 #pragma GCC unroll 32
   for (int i = 0; i < kDots; ++i) acc[i] = V::zero();
-  index_t t = 0;
-  for (; t + Pair::kLength <= dim; t += Pair::kLength) {
+  const auto step = [&](index_t t, auto load) {
     if constexpr (kRows >= kKeys) {  // the keys of a step in registers, each of q's loaded once
-      Pair k[kKeys];
+      decltype(load(0)) k[kKeys];
 #pragma GCC unroll 4
-      for (int j = 0; j < kKeys; ++j) k[j] = Pair::load(keys[j] + t);
+      for (int j = 0; j < kKeys; ++j) k[j] = load(j);
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; ++i) {
-        const V first = V::load(q + i * q_step + t);
+        const auto qi = Row::load_query(q + i * q_step + t);
 #pragma GCC unroll 4
-        for (int j = 0; j < kKeys; ++j)
-          acc[i * kKeys + j] = fma(first, k[j].first, acc[i * kKeys + j]);
-        const V second = V::load(q + i * q_step + t + V::kLanes);
-#pragma GCC unroll 4
-        for (int j = 0; j < kKeys; ++j)
-          acc[i * kKeys + j] = fma(second, k[j].second, acc[i * kKeys + j]);
+        for (int j = 0; j < kKeys; ++j) acc[i * kKeys + j] = Row::dot(qi, k[j], acc[i * kKeys + j]);
       }
     } else {
 #pragma GCC unroll 16
       for (int j = 0; j < kKeys; ++j) {
-        const Pair k = Pair::load(keys[j] + t);
+        const auto k = load(j);
 #pragma GCC unroll 4
-        for (int i = 0; i < kRows; ++i) {
-          V& sum = acc[i * kKeys + j];
-          sum = fma(V::load(q + i * q_step + t), k.first, sum);
-          sum = fma(V::load(q + i * q_step + t + V::kLanes), k.second, sum);
-        }
+        for (int i = 0; i < kRows; ++i)
+          acc[i * kKeys + j] = Row::dot(Row::load_query(q + i * q_step + t), k, acc[i * kKeys + j]);
       }
     }
-  }
-  for (; t < dim; t += V::kLanes) {
+  };
+  index_t t = 0;
+  for (; t + Row::kLength <= dim; t += Row::kLength)
+    step(t, [&](int j) { return Row::load(keys[j] + t); });
+  if constexpr (requires { Row::load(keys[0], dim); }) {
+    if (t < dim) step(t, [&](int j) { return Row::load(keys[j] + t, dim - t); });
+  } else {
+    for (; t < dim; t += V::kLanes) {
 #pragma GCC unroll 16
-    for (int j = 0; j < kKeys; ++j) {
-      const V k = load_lanes<A>(keys[j] + t, dim - t);
+      for (int j = 0; j < kKeys; ++j) {
+        const V k = load_lanes<A>(keys[j] + t, dim - t);
 #pragma GCC unroll 4
-      for (int i = 0; i < kRows; ++i)
-        acc[i * kKeys + j] = fma(V::load(q + i * q_step + t), k, acc[i * kKeys + j]);
+        for (int i = 0; i < kRows; ++i)
+          acc[i * kKeys + j] = fma(V::load(q + i * q_step + t), k, acc[i * kKeys + j]);
+      }
     }
   }
   A sums[kDots];
@@ -164,33 +215,108 @@ template <int kRows, int kKeys, class A, class T>
   for (int i = 0; i < kRows; ++i) std::memcpy(s + i * s_step, sums + i * kKeys, kKeys * sizeof(A));
 }
 
+/// Scores of four rows and n keys. A quad is 16 bytes: a vector holds the same quad of dims of
+/// several rows (set_quads), and is multiplied by that of a key, repeated. So four lanes of a row
+/// are left to be summed, not a whole vector, which would take as long as the products.
+///
+///   q   row 0 dims t..  | row 1 dims t..  | row 2 dims t..  | row 3 dims t..       (AVX2: two
+///   rows) k   key j dims t..  | the same        | the same        | the same
+template <class Row, class A, class T>
+[[gnu::noinline]] void dot_quads(A* s, index_t s_step, const typename Row::Factor* quads,
+                                 const T* const* keys, index_t n, index_t dim, TilePrefetch& next) {
+  using V = Vec<A>;
+  using Q = typename Row::Quads;
+  constexpr index_t kLength = 16 / static_cast<index_t>(sizeof(T));
+  constexpr int kVectors = 16 / V::kLanes, kKeys = V::kRegisters >= 32 ? 8 : 4;
+  for (index_t j = 0; j < n; j += kKeys) {
+    for (int part = 0; part < kKeys; part += 4) next.step();
+    V acc[kVectors][kKeys];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) acc[v][i] = V::zero();
+    }
+    const auto step = [&](index_t t, auto load) {
+      Q q[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v)
+        q[v] = Q::load_quads(quads + 4 * t + v * (4 / kVectors) * kLength);
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) {
+        const Q k = load(i);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) acc[v][i] = fma(q[v], k, acc[v][i]);
+      }
+    };
+    index_t t = 0;
+    for (; t + kLength <= dim; t += kLength)
+      step(t, [&](int i) { return Q::broadcast_quad(keys[j + i] + t); });
+    if (t < dim)
+      step(t, [&](int i) {
+        T rest[kLength] = {};
+        std::copy_n(keys[j + i] + t, dim - t, rest);
+        return Q::broadcast_quad(rest);
+      });
+#pragma GCC unroll 2
+    for (int i = 0; i < kKeys; i += 4) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        A sums[V::kLanes];
+        V::quad_sums(acc[v][i], acc[v][i + 1], acc[v][i + 2], acc[v][i + 3]).store(sums);
+#pragma GCC unroll 4
+        for (int row = 0; row < 4 / kVectors; ++row)
+          std::memcpy(s + (v * (4 / kVectors) + row) * s_step + j + i, sums + 4 * row,
+                      4 * sizeof(A));
+      }
+    }
+  }
+}
+
+/// Four rows of q, `dim` elements and zeros up to `q_step`, as dot_quads reads them.
+template <class Factor>
+void set_quads(Factor* quads, const Factor* q, index_t q_step) {
+  constexpr index_t kLength = 16 / static_cast<index_t>(sizeof(Factor));
+  for (index_t t = 0; t < q_step; t += kLength)
+    for (index_t row = 0; row < 4; ++row)
+      std::copy_n(q + row * q_step + t, kLength, quads + 4 * t + row * kLength);
+}
+
 /// Scores of `rows` rows and of the n keys (addresses padded to a whole step). `next` is brought
-/// nearer meanwhile.
-template <class A, class T>
-[[gnu::noinline]] void dot_keys(A* s, index_t s_step, const A* q, index_t q_step, index_t rows,
+/// nearer meanwhile. `quads`: the rows again, four at a time as set_quads leaves them, if Row has
+/// them.
+template <class Row, class A, class T>
+[[gnu::noinline]] void dot_keys(A* s, index_t s_step, const typename Row::Factor* q, index_t q_step,
+                                [[maybe_unused]] const typename Row::Factor* quads, index_t rows,
                                 const T* const* keys, index_t n, index_t dim, TilePrefetch& next) {
   constexpr int kLanes = Vec<A>::kLanes, kDots = kLanes < 8 ? 8 : kLanes;
   const auto over_keys = [&]<int kRows>(index_t i) {
     constexpr int kKeys = kDots / kRows;
     for (index_t j = 0; j < n; j += kKeys) {
       next.step();
-      dot_tile<kRows, kKeys>(s + i * s_step + j, s_step, q + i * q_step, q_step, keys + j, dim);
+      dot_tile<kRows, kKeys, Row>(s + i * s_step + j, s_step, q + i * q_step, q_step, keys + j,
+                                  dim);
     }
   };
   index_t i = 0;
-  for (; i + 4 <= rows; i += 4) over_keys.template operator()<4>(i);
+  for (; i + 4 <= rows; i += 4) {
+    if constexpr (Row::kHasQuads)
+      dot_quads<Row>(s + i * s_step, s_step, quads + i * q_step, keys, n, dim, next);
+    else
+      over_keys.template operator()<4>(i);
+  }
   if (rows & 2) over_keys.template operator()<2>(i), i += 2;
   if (rows & 1) over_keys.template operator()<1>(i);
 }
 
-/// o_i[t, t + kVecs vectors) = f_i o_i + sum_j e_ij v_j, o in pair order. kMixed: rows see
+/// o_i[t, t + kVecs vectors) = f_i o_i + sum_j e_ij v_j, o in the order of Row. kMixed: rows see
 /// different keys, and a hidden value's bits are cleared before it is multiplied.
-template <int kRows, int kVecs, bool kMixed, class A, class T>
-inline void weigh_tile(A* o, index_t o_step, const A* factor, const A* e, index_t e_step,
-                       const mask_int<A>* seen, const T* const* values, index_t n, index_t t,
-                       index_t lanes, TilePrefetch& next) {
+template <int kRows, int kVecs, bool kMixed, class Row, class A, class T>
+inline void weigh_tile(A* o, index_t o_step, const A* factor, const typename Row::Factor* e,
+                       index_t e_step, const mask_int<A>* seen, index_t seen_step,
+                       const T* const* values, index_t n, index_t t, index_t lanes,
+                       TilePrefetch& next) {
   using V = Vec<A>;
-  using Pair = VectorPair<A, T>;
+  using U = Vec<typename Row::Weight>;
   V acc[kRows][kVecs];
 #pragma GCC unroll 4
   for (int i = 0; i < kRows; ++i) {
@@ -198,25 +324,30 @@ inline void weigh_tile(A* o, index_t o_step, const A* factor, const A* e, index_
     for (int v = 0; v < kVecs; ++v)
       acc[i][v] = V::load(o + i * o_step + t + v * V::kLanes) * V::broadcast(factor[i]);
   }
-  for (index_t j = 0; j < n; ++j) {
+  for (index_t j = 0; j < n; j += Row::kKeys) {
     if (j % kKeysOfStep == 0) next.step();
-    V x[kVecs];
+    U x[kVecs];
     if constexpr (kVecs % 2 == 0) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; v += 2) {
-        const Pair pair = Pair::load(values[j] + t + v * V::kLanes);
+        const auto pair = Row::load_values(values + j, n - j, t + v * V::kLanes);
         x[v] = pair.first, x[v + 1] = pair.second;
       }
     } else {
-      x[0] = load_lanes<A>(values[j] + t, lanes);
+      x[0] = Row::load_values(values + j, n - j, t, lanes);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
-      const V eij = V::broadcast(e[i * e_step + j]);
+      const U eij = U::broadcast(e[i * e_step + j]);
       if constexpr (kMixed) {
         mask_int<A> repeated[V::kLanes];
-        for (int c = 0; c < V::kLanes; ++c) repeated[c] = seen[i * e_step + j];
-        const V mask = V::load_mask(repeated);
+        for (int c = 0; c < V::kLanes; ++c) repeated[c] = seen[i * seen_step + j];
+        if constexpr (Row::kKeys == 2) {  // the bits of the first key are the lower ones
+          const mask_int<A> second = j + 1 < n ? seen[i * seen_step + j + 1] : 0;
+          for (int c = 0; c < V::kLanes; ++c)
+            repeated[c] = static_cast<mask_int<A>>((repeated[c] & 0xffff) | (second & ~0xffff));
+        }
+        const U mask = U::load_mask(repeated);
 #pragma GCC unroll 8
         for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(eij, bit_and(x[v], mask), acc[i][v]);
       } else {
@@ -232,11 +363,12 @@ inline void weigh_tile(A* o, index_t o_step, const A* factor, const A* e, index_
   }
 }
 
-template <bool kMixed, class A, class T>
-[[gnu::noinline]] void weigh_values(A* o, index_t o_step, const A* factor, const A* e,
-                                    index_t e_step, const mask_int<A>* seen, index_t rows,
-                                    const T* const* values, index_t n, index_t dim,
-                                    TilePrefetch& next) {
+/// The weights of all rows and the values of n keys; `seen` has rows of kDecodeKeys.
+template <bool kMixed, class Row, class A, class T>
+[[gnu::noinline]] void weigh_values(A* o, index_t o_step, const A* factor,
+                                    const typename Row::Factor* e, index_t e_step,
+                                    const mask_int<A>* seen, index_t rows, const T* const* values,
+                                    index_t n, index_t dim, TilePrefetch& next) {
   using V = Vec<A>;
   constexpr index_t kLanes = V::kLanes;
   constexpr auto vectors_for = [](index_t r) {
@@ -246,8 +378,9 @@ template <bool kMixed, class A, class T>
     constexpr int kVecs = vectors_for(kRows);
     index_t t = 0;
     const auto tile = [&]<int kN>() {
-      weigh_tile<kRows, kN, kMixed>(o + i * o_step, o_step, factor + i, e + i * e_step, e_step,
-                                    seen + i * e_step, values, n, t, dim - t, next);
+      weigh_tile<kRows, kN, kMixed, Row>(o + i * o_step, o_step, factor + i, e + i * e_step, e_step,
+                                         seen + i * kDecodeKeys, kDecodeKeys, values, n, t, dim - t,
+                                         next);
     };
     for (; t + kVecs * kLanes <= dim; t += kVecs * kLanes) tile.template operator()<kVecs>();
     for (; t + 2 * kLanes <= dim; t += 2 * kLanes) tile.template operator()<2>();
@@ -262,13 +395,14 @@ template <bool kMixed, class A, class T>
 /// The rows of kv_heads heads of keys from kv_head on, against keys [kv_begin, kv_end). Rows of a
 /// token's heads lie side by side, so all heads take a tile before the next one is touched.
 /// `block` is that of the first head. Each head leaves o [rows, value_step], m (natural units)
-/// [rows], l [rows], `state_step` after the head before.
-template <class Args, class Mask, class Score, class A>
+/// [rows], l [rows], `state_step` after the head before. Unit: A, or Bfloat16Pair.
+template <class Args, class Mask, class Score, class A, class Unit>
 class DecodeItem {
   using T = typename Args::Element;
   using S = typename Args::Stored;
   using V = Vec<A>;
-  using Pair = VectorPair<A, S>;
+  using Row = DecodeRow<A, S, Unit>;
+  using Factor = typename Row::Factor;
   static constexpr bool kScaled = QuantizedElement<S>;
   static constexpr A kNone = -std::numeric_limits<A>::infinity();
 
@@ -286,7 +420,7 @@ class DecodeItem {
         rows_(block.rows()),
         dim_(args.q.extent(3)),
         value_dim_(args.v.extent(3)),
-        q_step_(round_up(dim_, V::kLanes)),
+        q_step_(round_up(dim_, Row::kLength)),
         value_step_(round_up(value_dim_, V::kLanes)),
         state_(state),
         state_step_(state_step),
@@ -294,7 +428,9 @@ class DecodeItem {
         v_row_(row_address(args, args.v, seq, kv_head)),
         k_scale_(row_address(args, args.k_scales, seq, kv_head)),
         v_scale_(row_address(args, args.v_scales, seq, kv_head)) {
-    q_ = scratch.tensor<A>(Shape<3>{kv_heads, rows_, q_step_}).data();
+    q_ = scratch.tensor<Factor>(Shape<3>{kv_heads, rows_, q_step_}).data();
+    if (Row::kHasQuads)
+      quads_ = scratch.tensor<Factor>(Shape<3>{kv_heads, rows_ / 4 * 4, q_step_}).data();
     s_ = scratch.tensor<A>(Shape<2>{rows_, kDecodeKeys}).data();
     factors_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
     tops_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
@@ -357,6 +493,7 @@ class DecodeItem {
            ceil_div(rows_, 4) * (value_dim_ / (4 * V::kLanes)) * ceil_div(n, kKeysOfStep);
   }
 
+  Factor* quads_of(index_t h) const { return quads_ + h * (rows_ / 4 * 4) * q_step_; }
   A* o_of(index_t h) const { return state_ + h * state_step_; }
   A* m_of(index_t h) const { return o_of(h) + rows_ * value_step_; }
   RowBlock block_of(index_t h) const {
@@ -372,17 +509,21 @@ class DecodeItem {
       const T* const from = args_.q.data() + seq_.row * args_.q.stride(0) +
                             (seq_.q_begin + block.query_of(r)) * args_.q.stride(1) +
                             block.head_of(r) * args_.q.stride(2);
-      A* const to = q_ + (h * rows_ + r) * q_step_;
+      Factor* const to = q_ + (h * rows_ + r) * q_step_;
       index_t t = 0;
-      if constexpr (std::is_same_v<S, T>) {  // of other types, pairs are in order
-        for (; t + Pair::kLength <= dim_; t += Pair::kLength) {
-          const Pair x = Pair::load(from + t);
+      if constexpr (std::is_same_v<Factor, A> && std::is_same_v<S, T>) {  // else they are in order
+        for (; t + Row::kLength <= dim_; t += Row::kLength) {
+          const Row x = Row::load(from + t);
           (x.first * factor).store(to + t);
           (x.second * factor).store(to + t + V::kLanes);
         }
       }
+      std::fill(to + t, to + q_step_, Factor(0));
       for (; t < dim_; t += V::kLanes) (load_lanes<A>(from + t, dim_ - t) * factor).store(to + t);
     }
+    if constexpr (Row::kHasQuads)
+      for (index_t r = 0; r + 4 <= rows_; r += 4)
+        set_quads(quads_of(h) + r * q_step_, q_ + (h * rows_ + r) * q_step_, q_step_);
   }
 
   /// s[r][i] *= scale of key index[i] of head h, whole vectors of n columns; `seen`: but 0 where a
@@ -435,7 +576,8 @@ class DecodeItem {
     }
     for (index_t j = n; j < kDecodeKeys; ++j) k_rows[j] = k_rows[n - 1], v_rows[j] = v_rows[n - 1];
     A *const o = o_of(h), *const m = m_of(h), *const l = m + rows_;
-    dot_keys(s_, kDecodeKeys, q_ + h * rows_ * q_step_, q_step_, rows_, k_rows, n, dim_, next);
+    dot_keys<Row>(s_, kDecodeKeys, q_ + h * rows_ * q_step_, q_step_, quads_of(h), rows_, k_rows, n,
+                  dim_, next);
     if constexpr (kScaled) {
       if (args_.k_scales)
         multiply_scales(k_scales_, args_.k_scales.stride(2), h, index, n, nullptr);
@@ -462,13 +604,16 @@ class DecodeItem {
     }
     raise_rows(m, l, factors_, tops_, rows_, units_.unit());
     for (index_t r = 0; r < rows_; ++r)
-      l[r] += sum(soften_row<A>(s_ + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
+      l[r] += sum(
+          soften_row<typename Row::Weight>(s_ + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
     if constexpr (kScaled) {
       if (args_.v_scales)
         multiply_scales(v_scales_, args_.v_scales.stride(2), h, index, n, mixed ? seen_ : nullptr);
     }
-    const auto weigh = mixed ? weigh_values<true, A, S> : weigh_values<false, A, S>;
-    weigh(o, value_step_, factors_, s_, kDecodeKeys, seen_, rows_, v_rows, n, value_dim_, next);
+    const auto weigh = mixed ? weigh_values<true, Row, A, S> : weigh_values<false, Row, A, S>;
+    weigh(o, value_step_, factors_, reinterpret_cast<const Factor*>(s_),
+          kDecodeKeys * static_cast<index_t>(sizeof(A) / sizeof(Factor)), seen_, rows_, v_rows, n,
+          value_dim_, next);
   }
 
   /// Natural units, and the order of the output.
@@ -476,9 +621,10 @@ class DecodeItem {
     for (index_t r = 0; r < rows_; ++r) {
       m_of(h)[r] *= units_.natural();
       A* const row = o_of(h) + r * value_step_;
-      for (index_t t = 0; t + Pair::kLength <= value_dim_; t += Pair::kLength) {
-        const Pair x = Pair{V::load(row + t), V::load(row + t + V::kLanes)}.ordered();
-        x.first.store(row + t), x.second.store(row + t + V::kLanes);
+      for (index_t t = 0; t + Row::kLength <= value_dim_; t += Row::kLength) {
+        V first = V::load(row + t), second = V::load(row + t + V::kLanes);
+        Row::order(first, second);
+        first.store(row + t), second.store(row + t + V::kLanes);
       }
     }
   }
@@ -499,8 +645,10 @@ class DecodeItem {
   const S *k_tile_[kDecodeKeys], *v_tile_[kDecodeKeys];
   const S *k_next_[kDecodeKeys], *v_next_[kDecodeKeys];
   const float *k_scales_[kDecodeKeys], *v_scales_[kDecodeKeys];
-  A *q_, *s_, *factors_, *tops_;  // q [kv_heads, rows, q_step], s [rows, kDecodeKeys]
-  mask_int<A>* seen_;             // [rows, kDecodeKeys]
+  Factor* q_;                // [kv_heads, rows, q_step]
+  Factor* quads_ = nullptr;  // the same of each four rows, as dot_quads reads them
+  A *s_, *factors_, *tops_;  // s [rows, kDecodeKeys]
+  mask_int<A>* seen_;        // [rows, kDecodeKeys]
 };
 
 /// Row r of `splits` partial results, each [rows, value_step] of o, then m [rows], then l [rows],

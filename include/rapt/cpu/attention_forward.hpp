@@ -110,13 +110,16 @@ class AttentionBlock {
 
  private:
   void copy_queries() {
+    const index_t end = block_.i_begin + block_.queries;
     RowCursor at(block_, 0);
-    for (index_t r = 0; r < rows_; ++r, ++at)
-      product_.set_query(r,
-                         args_.q.data() + seq_.row * args_.q.stride(0) +
-                             (seq_.q_begin + at.query()) * args_.q.stride(1) +
-                             at.head() * args_.q.stride(2),
-                         units_.q_factor());
+    for (index_t r = 0; r < rows_; ++r, ++at) {
+      const T* const q = args_.q.data() + seq_.row * args_.q.stride(0) +
+                         (seq_.q_begin + at.query()) * args_.q.stride(1) +
+                         at.head() * args_.q.stride(2);
+      if (at.query() + detail::kScatteredAhead < end)
+        detail::prefetch_row(q + detail::kScatteredAhead * args_.q.stride(1), dim_);
+      product_.set_query(r, q, units_.q_factor());
+    }
   }
 
   /// The tile at hand, as the product takes it.
@@ -588,8 +591,8 @@ class AttentionForward {
     const PositionRange keys = keys_of_item(at);
     const Mask mask = bound(mask_, at.seq);
     const Score score = bound(score_, at.seq);
-    detail::DecodeItem<Args, Mask, Score, A>(args_, at.seq, mask, score, at.kv_head, kv_heads,
-                                             block, state, size, scratch)
+    detail::DecodeItem<Args, Mask, Score, A, typename Product::DecodeUnit>(
+        args_, at.seq, mask, score, at.kv_head, kv_heads, block, state, size, scratch)
         .run(keys.begin, keys.end);
     for (index_t h = 0; at.cut.splits == 1 && h < kv_heads; ++h)
       finish_state(at, at.kv_head + h, block_of(at, at.kv_head + h, 0, scratch), state + h * size,
@@ -624,9 +627,14 @@ class AttentionForward {
   void finish(const Item& at, index_t kv_head, const RowBlock& block, Scratch<Cpu>& scratch,
               State state) const {
     A* const whole = scratch.tensor<A>(Shape<1>{block.rows()}).data();
+    const index_t end = block.i_begin + block.queries;
     RowCursor row(block, 0);
-    for (index_t r = 0; r < block.rows(); ++r, ++row)
+    for (index_t r = 0; r < block.rows(); ++r, ++row) {
+      if (const index_t ahead = row.query() + detail::kScatteredAhead; ahead < end)
+        detail::prefetch_row<true>(detail::out_row(args_, at.seq, row.head(), ahead),
+                                   args_.out.extent(3));
       whole[r] = detail::finish_row(args_, at.seq, row.head(), row.query(), state(r));
+    }
     if (args_.probabilities) write_probabilities(at, kv_head, block, scratch, whole);
   }
 

@@ -19,6 +19,7 @@
 //                                  of 8 bits; says whether all values are finite
 //   scores(tile)                   S of the tile's rows, each in its columns (rounded outwards)
 //   Weight                         what of the tile's scores become (soften_row): A, or pairs
+//   DecodeUnit                     the same for few rows (cpu/attention_decode.hpp)
 //   accumulate(o, tile)            O = f O + P V; P may be overwritten
 //   accumulate_seen(o, tile, r)    the same for row r of the tile, keys of weight 0 left out
 #pragma once
@@ -106,6 +107,7 @@ class VectorProduct {
   using Tiling = AttentionTiling<A>;
   using Tile = ScoreTile<A>;
   using Weight = Unit;
+  using DecodeUnit = Unit;
 
   VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),
@@ -119,8 +121,14 @@ class VectorProduct {
   }
 
   void set_query(index_t r, const T* q, A factor) {
+    Factor* const to = q_ + r * dim_step_;
+    if constexpr (kPairs)
+      if (factor == 1) {
+        std::fill(std::copy_n(q, dim_, to), to + dim_step_, bfloat16{});
+        return;
+      }
     for (index_t t = 0; t < dim_; t += V::kLanes)
-      (detail::load_lanes<A>(q + t, dim_ - t) * V::broadcast(factor)).store(q_ + r * dim_step_ + t);
+      (detail::load_lanes<A>(q + t, dim_ - t) * V::broadcast(factor)).store(to + t);
   }
 
   void pack_keys(const Stored* const* rows, index_t n, const float* scales = nullptr) {
@@ -155,7 +163,7 @@ class VectorProduct {
         const Columns columns = tile.columns[local];
         if (!columns) continue;
         const index_t unit = columns.begin / kElements;  // what it holds of earlier keys weighs 0
-        detail::multiply<true>(
+        detail::multiply<detail::Start::scale>(
             static_cast<int>(last - first), vectors, o + first * value_step_ + t, value_step_,
             tile.factors + local, weights(tile, local) + unit * kElements, kElements * kKeyTile,
             v_ + t * kKeyUnits + unit * kPanel, detail::ceil_div(columns.end, kElements) - unit);
@@ -191,7 +199,7 @@ class VectorProduct {
     const index_t begin = std::max(p * kPanel, columns.begin / V::kLanes * V::kLanes);
     const index_t end = std::min((p + 1) * kPanel, detail::round_up(columns.end, V::kLanes));
     if (begin >= end) return;
-    detail::multiply<false>(
+    detail::multiply<detail::Start::zero>(
         static_cast<int>(last - first), static_cast<int>((end - begin) / V::kLanes),
         tile.s + (first - tile.begin) * kKeyTile + begin, kKeyTile, tile.factors,
         q_ + first * dim_step_, dim_step_, k_ + p * kPanel * units_ + begin % kPanel, units_);

@@ -53,14 +53,17 @@ constexpr index_t round_up(index_t n, index_t unit) { return (n + unit - 1) / un
 template <class Unit>
 inline constexpr index_t kUnitElements = std::is_same_v<Unit, Bfloat16Pair> ? 2 : 1;
 
+/// What a sum begins with: 0, what is there, or that times its row's factor.
+enum class Start { zero, add, scale };
+
 /// kRows x kVecs accumulators over `depth` steps. Rows of A lie a_step apart. E and Unit are A, or
 /// bfloat16 and pairs of them. With 32 registers four steps at a time: a core that runs two threads
 /// has few instructions to spare beside the multiply-adds. With 16 one at a time: unrolled, a
 /// compiler runs out of registers for addresses and reads a vector of B again for every row, which
 /// halves the speed.
-template <int kRows, int kVecs, bool kAccumulate, class A, class E, class Unit>
-inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, index_t a_step,
-                          const Unit* b, index_t depth) {
+template <int kRows, int kVecs, Start kStart, class A, class E, class Unit>
+[[gnu::noinline]] void multiply_tile(A* c, index_t c_step, const A* factor, const E* a,
+                                     index_t a_step, const Unit* b, index_t depth) {
   using V = Vec<A>;
   using U = Vec<Unit>;
   constexpr index_t kElements = kUnitElements<Unit>;
@@ -69,10 +72,8 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, ind
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
-      if constexpr (kAccumulate)
-        acc[i][v] = V::load(c + i * c_step + v * V::kLanes) * V::broadcast(factor[i]);
-      else
-        acc[i][v] = V::zero();
+      acc[i][v] = kStart == Start::zero ? V::zero() : V::load(c + i * c_step + v * V::kLanes);
+      if constexpr (kStart == Start::scale) acc[i][v] = acc[i][v] * V::broadcast(factor[i]);
     }
   }
   const E* rows[kRows];  // of their own: a compiler that sees i * a_step keeps 24 offsets
@@ -109,37 +110,52 @@ inline void multiply_tile(A* c, index_t c_step, const A* factor, const E* a, ind
 }
 
 /// The same for 1 to kVectors vectors.
-template <int kRows, bool kAccumulate, class A, class E, class Unit>
+template <int kRows, Start kStart, class A, class E, class Unit>
 inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, const E* a,
                           index_t a_step, const Unit* b, index_t depth) {
   constexpr int kVectors = AttentionTiling<A>::kVectors;
   if (vectors == kVectors)
-    multiply_tile<kRows, kVectors, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
+    multiply_tile<kRows, kVectors, kStart>(c, c_step, factor, a, a_step, b, depth);
   else if (vectors == 1)
-    multiply_tile<kRows, 1, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
+    multiply_tile<kRows, 1, kStart>(c, c_step, factor, a, a_step, b, depth);
   else if constexpr (kVectors > 2) {
     if (vectors == 2)
-      multiply_tile<kRows, 2, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
+      multiply_tile<kRows, 2, kStart>(c, c_step, factor, a, a_step, b, depth);
     else
-      multiply_tile<kRows, 3, kAccumulate>(c, c_step, factor, a, a_step, b, depth);
+      multiply_tile<kRows, 3, kStart>(c, c_step, factor, a, a_step, b, depth);
   }
 }
 
-/// And for 1 to kGroup rows: 6, or what is left as 4 + 2 + 1. Not inlined: one copy serves all
-/// masks.
-template <bool kAccumulate, class A, class E, class Unit>
-[[gnu::noinline]] void multiply(int rows, int vectors, A* c, index_t c_step, const A* factor,
-                                const E* a, index_t a_step, const Unit* b, index_t depth) {
-  constexpr int kGroup = AttentionTiling<A>::kGroup;
-  if (rows == kGroup)
-    return multiply_rows<kGroup, kAccumulate>(vectors, c, c_step, factor, a, a_step, b, depth);
+/// And for fewer than kGroup rows, as 4 + 2 + 1.
+template <Start kStart, class A, class E, class Unit>
+[[gnu::noinline]] void multiply_some(int rows, int vectors, A* c, index_t c_step, const A* factor,
+                                     const E* a, index_t a_step, const Unit* b, index_t depth) {
   const auto some = [&]<int kRows>() {
-    multiply_rows<kRows, kAccumulate>(vectors, c, c_step, factor, a, a_step, b, depth);
+    multiply_rows<kRows, kStart>(vectors, c, c_step, factor, a, a_step, b, depth);
     c += kRows * c_step, a += kRows * a_step, factor += kRows;
   };
+  if (rows == AttentionTiling<A>::kGroup)
+    return some.template operator()<AttentionTiling<A>::kGroup>();
   if (rows & 4) some.template operator()<4>();
   if (rows & 2) some.template operator()<2>();
   if (rows & 1) some.template operator()<1>();
+}
+
+/// 1 to kGroup rows and 1 to kVectors vectors. Nearly all tiles are whole: these are called without
+/// a detour, which would cost as much as two steps. Nearly all factors are 1: after a few tiles a
+/// row's maximum hardly moves.
+template <Start kStart, class A, class E, class Unit>
+inline void multiply(int rows, int vectors, A* c, index_t c_step, const A* factor, const E* a,
+                     index_t a_step, const Unit* b, index_t depth) {
+  constexpr int kGroup = AttentionTiling<A>::kGroup, kVectors = AttentionTiling<A>::kVectors;
+  if (rows == kGroup && vectors == kVectors) {
+    if constexpr (kStart == Start::scale)
+      if (std::all_of(factor, factor + kGroup, [](A f) { return f == 1; }))
+        return multiply_tile<kGroup, kVectors, Start::add>(c, c_step, factor, a, a_step, b, depth);
+    multiply_tile<kGroup, kVectors, kStart>(c, c_step, factor, a, a_step, b, depth);
+  } else {
+    multiply_some<kStart>(rows, vectors, c, c_step, factor, a, a_step, b, depth);
+  }
 }
 
 /// Lanes [0, n) of p, converted; a whole load where the row is long enough.
@@ -162,11 +178,13 @@ inline void store_lanes(Vec<A> x, T* p, index_t n) {
 }
 
 /// Brings the lines of a row nearer while others are worked on.
-template <class T>
+template <bool kToWrite = false, class T>
 inline void prefetch_row(const T* row, index_t dim) {
   constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(T));
-  for (index_t t = 0; t < dim; t += kLine) __builtin_prefetch(row + t, 0, 2);
+  for (index_t t = 0; t < dim; t += kLine) __builtin_prefetch(row + t, kToWrite ? 1 : 0, 2);
 }
+/// How many rows ahead, where neighbours lie too far apart for the processor to see a pattern.
+inline constexpr index_t kScatteredAhead = 8;
 
 /// load_lanes of row j of codes of 8 bits, times the row's scale; of other rows the same, and there
 /// need not be scales.
@@ -237,13 +255,19 @@ inline Vec<A> first_lanes(index_t n) {
   return Vec<A>::load_mask(kEdge.bits + (kLanes - std::clamp<index_t>(n, 0, kLanes)));
 }
 
-/// Lane by lane the largest of columns [begin, end) of a row of scores; whole vectors.
+/// Lane by lane the largest of columns [begin, end) of a row of scores; whole vectors. Two at a
+/// time, since each waits for the one before.
 template <class A>
 inline Vec<A> row_top(const A* s, index_t begin, index_t end) {
   using V = Vec<A>;
-  V top = V::broadcast(-std::numeric_limits<A>::infinity());
-  for (index_t j = begin; j < end; j += V::kLanes) top = max(top, V::load(s + j));
-  return top;
+  V top = V::broadcast(-std::numeric_limits<A>::infinity()), other = top;
+  index_t j = begin;
+  for (; end - j > V::kLanes; j += 2 * V::kLanes) {
+    top = max(top, V::load(s + j));
+    other = max(other, V::load(s + j + V::kLanes));
+  }
+  if (j < end) top = max(top, V::load(s + j));
+  return max(top, other);
 }
 
 /// For n rows (arrays padded to a whole vector): m' = max(m, top), factor = exp2((m - m') unit), l
@@ -275,7 +299,8 @@ inline Vec<A> soften_row(A* s, index_t begin, index_t end, A m, A unit) {
   const V u = V::broadcast(unit);
   V total = V::zero();
   const auto soften = [&](index_t j) {
-    const V e = exp2_flushed((V::load(s + j) - reference) * u);
+    const V x = (V::load(s + j) - reference) * u;
+    const V e = std::is_same_v<Weight, A> ? exp2_flushed(x) : exp2_coarse(x);
     total = total + e;
     return e;
   };

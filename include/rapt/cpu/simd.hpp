@@ -124,6 +124,15 @@ Vec<T> exp2_flushed(Vec<T> x) {
   return detail::exp2_fraction(x - n) * pow2(n);
 }
 
+/// The same to 18 bits where that is cheaper, for weights that will be rounded to 8.
+template <class T>
+Vec<T> exp2_coarse(Vec<T> x) {
+  if constexpr (requires { Vec<T>::exp2_coarse(x); })
+    return Vec<T>::exp2_coarse(x);
+  else
+    return exp2_flushed(x);
+}
+
 /// f(0), f(1), ..., f(kCount - 1), each with its number as a constant, so that an array of vectors
 /// that it indexes stays in registers: at -O2 a compiler leaves a loop a loop, and the array in
 /// memory. (Where nvcc never looks, #pragma GCC unroll does the same.)

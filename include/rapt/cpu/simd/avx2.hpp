@@ -88,6 +88,16 @@ struct Vec<float> {
     even.v = _mm256_permute2f128_ps(low, high, 0x20);
     odd.v = _mm256_permute2f128_ps(low, high, 0x31);
   }
+  /// As in simd/avx512.hpp: four numbers, repeated; sums over each quad.
+  static Vec broadcast_quad(const float* p) {
+    return {_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p))};
+  }
+  static Vec load_quads(const float* p) { return load(p); }
+  static Vec quad_sums(Vec a, Vec b, Vec c, Vec d) {
+    const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v));
+    const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c.v, d.v), _mm256_unpackhi_ps(c.v, d.v));
+    return {_mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee))};
+  }
   static Vec load_mask(const std::int32_t* p) {
     return {_mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }

@@ -90,6 +90,15 @@ struct Vec<float> {
     odd.v = _mm512_permutex2var_ps(even.v, high, odd.v);
     even.v = first;
   }
+  /// Four numbers, repeated; of vectors of such quads, sums over each quad: (a, b, c, d) of the
+  /// first, of the second, ...
+  static Vec broadcast_quad(const float* p) { return {_mm512_broadcast_f32x4(_mm_loadu_ps(p))}; }
+  static Vec load_quads(const float* p) { return load(p); }
+  static Vec quad_sums(Vec a, Vec b, Vec c, Vec d) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
+    return {_mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee))};
+  }
   /// Masks: all ones or all zeros in each lane.
   static Vec load_mask(const std::int32_t* p) {
     return {_mm512_castsi512_ps(_mm512_loadu_si512(p))};
@@ -144,6 +153,17 @@ struct Vec<float> {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5485281e-2f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022931e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314704e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f));
+    return {_mm512_maskz_scalef_ps(normal, p, x.v)};
+  }
+  /// p of degree 4, error 3e-6.
+  static Vec exp2_coarse(Vec x) {
+    const __mmask16 normal = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.f), _CMP_NLT_UQ);
+    const __m512 f = _mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF);
+    __m512 p = _mm512_set1_ps(1.34266898e-2f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.22424652e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.41280209e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93044844e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f));
     return {_mm512_maskz_scalef_ps(normal, p, x.v)};
   }
@@ -321,6 +341,11 @@ struct Vec<Bfloat16Pair> {
     if (elements >= 2 * kLanes) return {_mm512_loadu_si512(p)};
     return {_mm512_maskz_loadu_epi16(static_cast<__mmask32>((1u << elements) - 1u), p)};
   }
+  /// Eight numbers, repeated.
+  static Vec broadcast_quad(const bfloat16* p) {
+    return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  static Vec load_quads(const bfloat16* p) { return {_mm512_loadu_si512(p)}; }
   static Vec broadcast(const bfloat16& first) {
     int bits;
     std::memcpy(&bits, &first, sizeof bits);
@@ -334,6 +359,23 @@ struct Vec<Bfloat16Pair> {
     const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, odd));
     return {_mm512_or_si512(low, _mm512_slli_epi32(high, 16))};
   }
+  /// Pairs (first[i], second[i]) of 32 numbers each (no second: 0), in an order that order_rows
+  /// makes that of the numbers.
+  static void pair_rows(const bfloat16* first, const bfloat16* second, Vec& low, Vec& high) {
+    const __m512i a = _mm512_loadu_si512(first);
+    const __m512i b = second == nullptr ? _mm512_setzero_si512() : _mm512_loadu_si512(second);
+    low.v = _mm512_unpacklo_epi16(a, b), high.v = _mm512_unpackhi_epi16(a, b);
+  }
+  static void order_rows(Vec<float>& low, Vec<float>& high) {
+    const __m512i lower = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
+    const __m512 first = _mm512_permutex2var_ps(low.v, lower, high.v);
+    high.v = _mm512_permutex2var_ps(low.v, upper, high.v);
+    low.v = first;
+  }
+  /// Bits of each lane, as Vec<float> has them.
+  static Vec load_mask(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  friend Vec bit_and(Vec a, Vec mask) { return {_mm512_and_si512(a.v, mask.v)}; }
   /// The numbers of two vectors in their order, to nearest even; what is subnormal becomes 0.
   static Vec narrow(Vec<float> first, Vec<float> second) {
     return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second.v, first.v))};
