@@ -40,6 +40,12 @@ inline constexpr index_t kDecodeKeys = 64;  // most keys of a tile; row addresse
 inline constexpr index_t kTileBytes = 262144;  // most bytes of a tile: two fit the second level
 inline constexpr index_t kKeysOfStep = 8;      // whose values are weighed in a step of TilePrefetch
 
+/// Whether the instruction set has what dot_quads needs.
+template <class V>
+inline constexpr bool kSumsQuads = requires(const V& x) {
+  V::quad_sums(x, x, x, x);
+};
+
 /// Two vectors of a row at a time, in the order that is cheapest to convert to. Queries, keys,
 /// values and outputs all pass here, so the order never shows; ordered() restores it.
 template <class A, class T>
@@ -48,9 +54,7 @@ struct VectorPair {
   using Factor = A;  // an element of Q or of the weights
   using Weight = A;
   using Quads = V;  // see dot_quads
-  static constexpr bool kHasQuads = std::is_same_v<A, T> && requires(const T* p) {
-    V::broadcast_quad(p);
-  };
+  static constexpr bool kHasQuads = std::is_same_v<A, T> && kSumsQuads<V>;
   static constexpr index_t kLength = 2 * V::kLanes, kKeys = 1;  // of which a value's vectors hold
   V first, second;
 
@@ -87,7 +91,7 @@ struct PairedRow {
   using Factor = bfloat16;
   using Weight = Unit;
   using Quads = U;
-  static constexpr bool kHasQuads = requires(const V& x) { V::quad_sums(x, x, x, x); };
+  static constexpr bool kHasQuads = kSumsQuads<V>;
   static constexpr index_t kLength = 2 * V::kLanes, kKeys = 2;
   struct Values {
     U first, second;
