@@ -70,15 +70,19 @@ run_tests() {
 
 # sanitize PRESET ROOM...: builds the rooms' tests under a sanitizer and runs them (no room: all).
 sanitize() {
-  local preset=$1 build=build-$1 targets=() labels
+  local preset=$1 build=build-$1 targets=() labels room
   shift
   stage "$preset sanitizer: ${*:-everything}"
   # A few rooms use little of rapt::instances: they compile that little themselves.
   local whole=$([ $# = 0 ] && echo ON || echo OFF)
   cmake --preset "$preset" -DRAPT_EXAMPLES=$whole -DRAPT_INSTANCES=$whole >/dev/null ||
     { broken "configuring $preset"; return; }
-  if [ $# = 0 ]; then
-    targets=(all)
+  if [ $# = 0 ]; then  # but for the pages' programs and what reads whole models
+    targets=(golden examples/all)
+    for room in tests/*/; do
+      room=$(basename "$room")
+      [ "$room" = gpu ] || ! compgen -G "tests/$room/*_test.cpp" >/dev/null || targets+=("tests_$room")
+    done
     set -- '.*'
   else
     targets=("${@/#/tests_}")
