@@ -137,9 +137,10 @@ struct Machine {
   /// Leaves the current thread, whose state is set, for one drawn at random.
   void leave() {
     const int from = current;
+    const bool last = self().state == State::finished;
     if (!failure.empty() || runnable.empty()) {
       if (failure.empty() && finished < grid.threads) failure = stuck();
-      Fibre::switch_to(fibre(from), main);
+      Fibre::switch_to(fibre(from), main, last);
       return;
     }
     const std::size_t at = pick();
@@ -149,7 +150,7 @@ struct Machine {
     if (next == from) return;
     ++counters().switches;
     current = next;
-    Fibre::switch_to(fibre(from), fibre(next));
+    Fibre::switch_to(fibre(from), fibre(next), last);
   }
 
   /// Who waits for whom, when nobody can go on.

@@ -126,10 +126,10 @@ void Fibre::arrived() {
 #endif
 }
 
-void Fibre::switch_to(Fibre& from, Fibre& to) {
+void Fibre::switch_to(Fibre& from, Fibre& to, [[maybe_unused]] bool last) {
 #if defined(RAPT_FIBRE_ASAN)
   void* fake_stack = nullptr;
-  __sanitizer_start_switch_fiber(&fake_stack, to.stack_bottom_, to.stack_bytes_);
+  __sanitizer_start_switch_fiber(last ? nullptr : &fake_stack, to.stack_bottom_, to.stack_bytes_);
 #endif
 #if defined(RAPT_FIBRE_TSAN)
   __tsan_switch_to_fiber(to.tsan_, 0);

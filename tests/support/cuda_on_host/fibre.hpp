@@ -22,8 +22,9 @@ class Fibre {
 
   /// Makes the next switch to this fibre start `entry` on an empty stack, whatever it was doing.
   void restart(void (*entry)());
-  /// Leaves the running fibre `from`, which is this thread's current one, for `to`.
-  static void switch_to(Fibre& from, Fibre& to);
+  /// Leaves the running fibre `from`, which is this thread's current one, for `to`. `last`: it is
+  /// not resumed, only restarted, and the sanitizer may forget what it keeps of its frames.
+  static void switch_to(Fibre& from, Fibre& to, bool last = false);
   /// To be called first by an entry function.
   static void arrived();
 
