@@ -11,7 +11,7 @@
 // The products are those of cpu/attention_product.hpp, fp32 or pairs of bfloat16; sizes here are
 // those of fp32.
 //
-//              keys ->                       A block is up to 480 rows (query, head of a group), so
+//              keys ->                       A block is up to 960 rows (query, head of a group), so
 //          full   full  partial  skip        that a packed tile of K and V serves all of them.
 //        +------+------+------+- - - +       Verdicts are asked for a block, then for 48 rows; in a
 //   rows |      |      |   \  |      |       partial tile each 6 rows take the columns between the
@@ -447,7 +447,7 @@ class AttentionForward {
     group_ = heads / kv_heads;
     sequences_ = sequences;
     value_step_ = detail::round_up(args_.v.extent(3), Vec<A>::kLanes);
-    // A block's rows stay within 256 KiB of cache: q and o of each.
+    // A block's rows stay within 512 KiB of cache: q and o of each.
     const index_t row_bytes = (dim + value_step_) * static_cast<index_t>(sizeof(A));
     const index_t row_tiles = (index_t{1} << 19) / (row_bytes * Tiling::kRowTile);
     max_rows_ = std::clamp<index_t>(row_tiles, 1, Block::kMaxRowTiles) * Tiling::kRowTile;
