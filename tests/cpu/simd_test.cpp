@@ -154,6 +154,16 @@ TYPED_TEST(Simd, ExponentialsAreGoodToTwoUlps) {
   EXPECT_LE(worst_flushed, 2);
 }
 
+TYPED_TEST(Simd, TheCoarseExponentialIsGoodTo18Bits) {
+  using V = Vec<TypeParam>;
+  for (double x = -125; x <= 0; x += 0.00137) {
+    const auto value = static_cast<TypeParam>(x);
+    const double got = static_cast<double>(this->lanes(exp2_coarse(V::broadcast(value)))[0]);
+    const double want = std::exp2(static_cast<double>(value));
+    ASSERT_NEAR(got, want, want / (1 << 18)) << x;
+  }
+}
+
 TYPED_TEST(Simd, ExponentialsKeepTheirEdges) {
   using V = Vec<TypeParam>;
   using T = TypeParam;
@@ -163,15 +173,18 @@ TYPED_TEST(Simd, ExponentialsKeepTheirEdges) {
   const auto power = [](V x) { return exp2(x); };
   const auto flushed = [](V x) { return exp2_flushed(x); };
   const auto exponential_flushed = [](V x) { return exp_flushed(x); };
+  const auto coarse = [](V x) { return exp2_coarse(x); };
   for (const T x : {-inf, T(-1e30), T(-2000)}) {
     EXPECT_EQ(at(exponential, x), 0);
     EXPECT_EQ(at(power, x), 0);
     EXPECT_EQ(at(flushed, x), 0);
     EXPECT_EQ(at(exponential_flushed, x), 0);
+    EXPECT_EQ(at(coarse, x), 0);
   }
   EXPECT_EQ(at(exponential, 0), 1);
   EXPECT_EQ(at(power, 0), 1);
   EXPECT_EQ(at(flushed, 0), 1);
+  EXPECT_EQ(at(coarse, 0), 1);
   EXPECT_EQ(at(exponential_flushed, 0), 1);
   EXPECT_EQ(at(exponential, inf), inf);
   EXPECT_EQ(at(power, T(3000)), inf);

@@ -35,6 +35,7 @@ class AmxProduct {
     static constexpr int kRowTile = 64;
     static constexpr int kKeyTile = 128;
     static_assert(kKeyTile % kStep == 0 && kKeyTile % kPanel == 0 && kPanel % kStep == 0);
+    static_assert(kKeyTile == AttentionTiling<float>::kKeyTile);  // see weights_of
     static_assert(kRowTile % kRows == 0 && kRowTile % kGroup == 0 && kRowTile % kLanes == 0);
   };
   using Tile = ScoreTile<float>;

@@ -271,6 +271,7 @@ class PairBackward {
                                                detail::round_up(n, detail::kPairPanel), dout_.dim,
                                                dout_.step / 2);
   }
+  /// True: what is not finite becomes 0 for add_to_queries.
   bool pack_keys(const bfloat16* const* rows, index_t n) {
     detail::pack_key_pairs<detail::kPairPanel>(
         keys_across_, rows, n, detail::round_up(n, detail::kPairPanel), q_.dim, q_.step / 2);

@@ -47,7 +47,7 @@ inline constexpr bool kSumsQuads = requires(const V& x) {
 };
 
 /// Two vectors of a row at a time, in the order that is cheapest to convert to. Queries, keys,
-/// values and outputs all pass here, so the order never shows; ordered() restores it.
+/// values and outputs all pass here, so the order never shows; order() restores it.
 template <class A, class T>
 struct VectorPair {
   using V = Vec<A>;
@@ -223,8 +223,10 @@ template <int kRows, int kKeys, class Row, class A, class T>
 /// several rows (set_quads), and is multiplied by that of a key, repeated. So four lanes of a row
 /// are left to be summed, not a whole vector, which would take as long as the products.
 ///
-///   q   row 0 dims t..  | row 1 dims t..  | row 2 dims t..  | row 3 dims t..       (AVX2: two
-///   rows) k   key j dims t..  | the same        | the same        | the same
+///   q   row 0, dims t.. | row 1, dims t.. | row 2, dims t.. | row 3, dims t..
+///   k   key j, dims t.. | the same        | the same        | the same
+///
+/// (AVX2: two rows a vector, two vectors.)
 template <class Row, class A, class T>
 [[gnu::noinline]] void dot_quads(A* s, index_t s_step, const typename Row::Factor* quads,
                                  const T* const* keys, index_t n, index_t dim, TilePrefetch& next) {

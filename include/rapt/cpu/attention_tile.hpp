@@ -126,7 +126,7 @@ inline void multiply_rows(int vectors, A* c, index_t c_step, const A* factor, co
   }
 }
 
-/// And for fewer than kGroup rows, as 4 + 2 + 1.
+/// And for 1 to kGroup rows: 6, or what is left as 4 + 2 + 1.
 template <Start kStart, class A, class E, class Unit>
 [[gnu::noinline]] void multiply_some(int rows, int vectors, A* c, index_t c_step, const A* factor,
                                      const E* a, index_t a_step, const Unit* b, index_t depth) {

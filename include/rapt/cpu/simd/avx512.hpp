@@ -142,30 +142,27 @@ struct Vec<float> {
   static Vec tops(const Vec (&a)[kLanes]) {
     return across(a, [](__m512 x, __m512 y) { return _mm512_max_ps(x, y); });
   }
-  /// Whole and fractional part in an instruction each: 2^x = 2^floor(x) p(x - floor(x)), p of
-  /// degree 6, minimax with p(0) = 1, error 2e-9.
+  /// p of degree 6, minimax with p(0) = 1, error 2e-9.
   static Vec exp2_flushed(Vec x) {
-    const __mmask16 normal = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.f), _CMP_NLT_UQ);
-    const __m512 f = _mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF);
-    __m512 p = _mm512_set1_ps(2.1612917e-4f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.2467846e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6754516e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5485281e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022931e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314704e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f));
-    return {_mm512_maskz_scalef_ps(normal, p, x.v)};
+    return exp2_by(x, [](__m512 f) {
+      __m512 p = _mm512_set1_ps(2.1612917e-4f);
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.2467846e-3f));
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6754516e-3f));
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5485281e-2f));
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022931e-1f));
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314704e-1f));
+      return _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f));
+    });
   }
-  /// p of degree 4, error 3e-6.
+  /// The same of degree 4, error 3e-6.
   static Vec exp2_coarse(Vec x) {
-    const __mmask16 normal = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.f), _CMP_NLT_UQ);
-    const __m512 f = _mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF);
-    __m512 p = _mm512_set1_ps(1.34266898e-2f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.22424652e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.41280209e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93044844e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f));
-    return {_mm512_maskz_scalef_ps(normal, p, x.v)};
+    return exp2_by(x, [](__m512 f) {
+      __m512 p = _mm512_set1_ps(1.34266898e-2f);
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.22424652e-2f));
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.41280209e-1f));
+      p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93044844e-1f));
+      return _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f));
+    });
   }
   /// Rows become columns: pairs within 4 x 4 blocks, then the blocks.
   static void transpose(Vec (&a)[kLanes]) {
@@ -196,6 +193,12 @@ struct Vec<float> {
   }
 
  private:
+  /// Whole and fractional part in an instruction each: 2^x = 2^floor(x) p(x - floor(x)).
+  template <class Polynomial>
+  static Vec exp2_by(Vec x, Polynomial p) {
+    const __mmask16 normal = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.f), _CMP_NLT_UQ);
+    return {_mm512_maskz_scalef_ps(normal, p(_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF)), x.v)};
+  }
   /// Lane i: op over the lanes of a[i]. Each step joins two vectors into one: their outer parts in
   /// one operand, by a blend, their inner parts in the other, by a shuffle; halves first, so that
   /// the order of the vectors is kept.
