@@ -113,7 +113,7 @@ class EmulatedTiles {
 
   void multiply(index_t rows, index_t vectors, float* to, index_t to_stride, const float* start,
                 index_t start_stride, const bfloat16* a, index_t a_stride,
-                const cpu::Bfloat16Pair* b, index_t depth) {
+                const cpu::Bfloat16Pair* b, index_t b_stride, index_t depth) {
     if (rows != 16 && rows != kRows) throw std::logic_error("not a tile of 16 or 32 rows");
     if (vectors < 1 || vectors > 3 || depth % kUnits != 0) throw std::logic_error("not a tile");
     const index_t columns = 16 * vectors;
@@ -122,20 +122,21 @@ class EmulatedTiles {
       for (index_t c = 0; c < columns; ++c) sums[i][c] = start[i * start_stride + c];
     for (index_t u = 0; u < depth; u += kUnits)
       for (index_t i = 0; i < rows; ++i)
-        add(sums[i], a + i * a_stride + 2 * u, b + u * columns, columns);
+        add(sums[i], a + i * a_stride + 2 * u, b + u * b_stride, b_stride, columns);
     for (index_t i = 0; i < rows; ++i)
       for (index_t c = 0; c < columns; ++c) to[i * to_stride + c] = sums[i][c];
   }
 
  private:
   /// One instruction: 32 elements of k, even and odd ones apart.
-  static void add(float* sums, const bfloat16* a, const cpu::Bfloat16Pair* b, index_t columns) {
+  static void add(float* sums, const bfloat16* a, const cpu::Bfloat16Pair* b,
+                  index_t b_stride, index_t columns) {
     float even[48] = {}, odd[48] = {};
     for (index_t k = 0; k < kUnits; ++k) {
       const float a_even = float(a[2 * k]), a_odd = float(a[2 * k + 1]);
       for (index_t c = 0; c < columns; ++c) {
-        even[c] = std::fma(a_even, float(b[k * columns + c].even), even[c]);
-        odd[c] = std::fma(a_odd, float(b[k * columns + c].odd), odd[c]);
+        even[c] = std::fma(a_even, float(b[k * b_stride + c].even), even[c]);
+        odd[c] = std::fma(a_odd, float(b[k * b_stride + c].odd), odd[c]);
       }
     }
     for (index_t c = 0; c < columns; ++c) sums[c] += even[c] + odd[c];

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "rapt/cpu/attention_decode_amx.hpp"
 #include "rapt/cpu/attention_pairs.hpp"
 #include "rapt/cpu/attention_product.hpp"
 #include "rapt/cpu/simd/amx.hpp"
@@ -40,7 +41,7 @@ class AmxProduct {
   };
   using Tile = ScoreTile<float>;
   using Weight = Unit;
-  using DecodeUnit = float;  // where there are matrix registers, pairs are no faster
+  using Decode = detail::AmxDecode<Tiles, Unit>;
 
   AmxProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),

@@ -211,13 +211,13 @@ class DotTiles {
 
   void multiply(index_t rows, index_t vectors, float* to, index_t to_stride, const float* start,
                 index_t start_stride, const bfloat16* a, index_t a_stride, const Unit_* b,
-                index_t depth) {
+                index_t b_stride, index_t depth) {
     const auto kernel = vectors == 1
                             ? &detail::multiply_rows_panel<Format, Unit_, kHeight, kVectors>
                             : &detail::multiply_rows_panel<Format, Unit_, kHeight, 2 * kVectors>;
     for (index_t r = 0; r < rows; r += kHeight)
       kernel(to + r * to_stride, to_stride, start + r * start_stride, start_stride,
-             a + r * a_stride, a_stride, b, 16 * vectors, depth);
+             a + r * a_stride, a_stride, b, b_stride, depth);
   }
 };
 

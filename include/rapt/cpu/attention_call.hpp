@@ -29,6 +29,8 @@ struct RowAddress {
     if (table == nullptr) return base + j * stride;
     return base + table[j / block_size * table_step] * block_stride + j % block_size * stride;
   }
+  /// From each row to the next; 0 if blocks lie apart.
+  index_t step() const { return table == nullptr ? stride : 0; }
 };
 
 template <class Args, class View>

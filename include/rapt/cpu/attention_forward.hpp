@@ -591,9 +591,13 @@ class AttentionForward {
     const PositionRange keys = keys_of_item(at);
     const Mask mask = bound(mask_, at.seq);
     const Score score = bound(score_, at.seq);
-    detail::DecodeItem<Args, Mask, Score, A, typename Product::DecodeUnit>(
-        args_, at.seq, mask, score, at.kv_head, kv_heads, block, state, size, scratch)
-        .run(keys.begin, keys.end);
+    const auto run = [&]<class By>(std::type_identity<By>) {
+      return detail::DecodeItem<Args, Mask, Score, By>(args_, at.seq, mask, score, at.kv_head,
+                                                       kv_heads, block, state, size, scratch)
+          .run(keys.begin, keys.end);
+    };
+    if (!run(std::type_identity<typename Product::Decode>{}))
+      run(std::type_identity<typename Product::Decode::Exact>{});
     for (index_t h = 0; at.cut.splits == 1 && h < kv_heads; ++h)
       finish_state(at, at.kv_head + h, block_of(at, at.kv_head + h, 0, scratch), state + h * size,
                    scratch);

@@ -76,7 +76,7 @@ template <index_t kUnits, class Tiles, class Unit>
     const index_t width = panel_width(n, t);
     const auto add = [&](index_t r, index_t height, float* to, index_t to_step) {
       tiles.multiply(height, width / kTileColumns, to, to_step, to, to_step, a + r * a_step, a_step,
-                     b + t * kUnits + first * width, depth);
+                     b + t * kUnits + first * width, width, depth);
     };
     const bool fits = t + width <= c_step;  // always, where vectors have 16 lanes
     for (index_t r = 0; r < rows;) {
@@ -112,7 +112,7 @@ template <class Tiles, class Unit>
     for (index_t r = 0; r < height; r += Tiles::kRows)
       tiles.multiply(std::min(Tiles::kRows, height - r), kPairPanel / kTileColumns,
                      c + r * c_step + p, c_step, kZeros, 0, a + r * a_step, a_step, b + p * depth,
-                     depth);
+                     kPairPanel, depth);
 }
 
 }  // namespace detail

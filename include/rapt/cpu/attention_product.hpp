@@ -19,7 +19,7 @@
 //                                  of 8 bits; says whether all values are finite
 //   scores(tile)                   S of the tile's rows, each in its columns (rounded outwards)
 //   Weight                         what of the tile's scores become (soften_row): A, or pairs
-//   DecodeUnit                     the same for few rows (cpu/attention_decode.hpp)
+//   Decode                         the products for few rows (cpu/attention_decode_product.hpp)
 //   accumulate(o, tile)            O = f O + P V; P may be overwritten
 //   accumulate_seen(o, tile, r)    the same for row r of the tile, keys of weight 0 left out
 #pragma once
@@ -30,6 +30,7 @@
 
 #include "rapt/core/scratch.hpp"
 #include "rapt/cpu/attention_call.hpp"
+#include "rapt/cpu/attention_decode_product.hpp"
 #include "rapt/cpu/attention_pairs.hpp"
 #include "rapt/cpu/attention_tile.hpp"
 #include "rapt/cpu/simd.hpp"
@@ -107,7 +108,7 @@ class VectorProduct {
   using Tiling = AttentionTiling<A>;
   using Tile = ScoreTile<A>;
   using Weight = Unit;
-  using DecodeUnit = Unit;
+  using Decode = detail::VectorDecode<T, Stored, Unit>;
 
   VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),

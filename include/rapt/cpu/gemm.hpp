@@ -181,7 +181,8 @@ class TileMultiplier {
     if constexpr (kAmx && F::kPairs) {
       if (uses_amx_) {
         const index_t whole = depth / AmxTiles::kUnits * AmxTiles::kUnits;
-        amx_.multiply(rows, vectors, to, to_stride, start, start_stride, a, a_stride, b, whole);
+        amx_.multiply(rows, vectors, to, to_stride, start, start_stride, a, a_stride, b,
+                      vectors * Vec<float>::kLanes, whole);
         if (whole == depth) return;
         b += whole * b_stride;
         for (index_t r = 0; r < rows; r += F::kRows) {

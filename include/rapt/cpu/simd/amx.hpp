@@ -44,18 +44,21 @@ class AmxTiles {
     if (height_ > 0) _tile_release();
   }
 
-  /// The arguments of a TileKernel; depth is a multiple of kUnits.
+  /// The arguments of a TileKernel, but units of b lie b_stride pairs apart; depth is a multiple of
+  /// kUnits.
   void multiply(index_t rows, index_t vectors, float* to, index_t to_stride, const float* start,
                 index_t start_stride, const bfloat16* a, index_t a_stride, const Bfloat16Pair* b,
-                index_t depth) {
+                index_t b_stride, index_t depth) {
     const bool halves = rows > 16;
     configure(halves ? (rows + 1) / 2 : rows);
     const index_t second = rows - height_;
     const auto run = [&]<int kVectors>(std::integral_constant<int, kVectors>) {
       if (halves)
-        multiply<kVectors, true>(to, to_stride, start, start_stride, a, a_stride, b, depth, second);
+        multiply<kVectors, true>(to, to_stride, start, start_stride, a, a_stride, b, b_stride,
+                                 depth, second);
       else
-        multiply<kVectors, false>(to, to_stride, start, start_stride, a, a_stride, b, depth, 0);
+        multiply<kVectors, false>(to, to_stride, start, start_stride, a, a_stride, b, b_stride,
+                                  depth, 0);
     };
     if (vectors == 3)
       run(std::integral_constant<int, 3>{});
@@ -87,15 +90,15 @@ class AmxTiles {
 
   template <int kVectors, bool kHalves>
   static void multiply(float* to, index_t to_stride, const float* start, index_t start_stride,
-                       const bfloat16* a, index_t a_stride, const Bfloat16Pair* b, index_t depth,
-                       index_t second) {
+                       const bfloat16* a, index_t a_stride, const Bfloat16Pair* b,
+                       index_t b_stride, index_t depth, index_t second) {
     const auto row_bytes = [](index_t elements, std::size_t size) {
       return static_cast<std::size_t>(elements) * size;
     };
     const std::size_t start_bytes = row_bytes(start_stride, sizeof(float));
     const std::size_t to_bytes = row_bytes(to_stride, sizeof(float));
     const std::size_t a_bytes = row_bytes(a_stride, sizeof(bfloat16));
-    constexpr std::size_t kPanelBytes = kVectors * 64;
+    const std::size_t b_bytes = row_bytes(b_stride, sizeof(Bfloat16Pair));
     const float* const start2 = start + second * start_stride;
     // Nor does g++ 12 say that tileloadd reads memory: what was written must be there by now.
     asm volatile("" : : : "memory");
@@ -109,25 +112,25 @@ class AmxTiles {
     }
     const bfloat16* const a2 = a + second * a_stride;
     for (index_t u = 0; u < depth; u += kUnits) {
-      const Bfloat16Pair* const bu = b + u * kVectors * 16;
+      const Bfloat16Pair* const bu = b + u * b_stride;
       _tile_loadd(6, a + 2 * u, a_bytes);
-      _tile_loadd(7, bu, kPanelBytes);
+      _tile_loadd(7, bu, b_bytes);
       _tile_dpbf16ps(0, 6, 7);
       if constexpr (kVectors > 1) {
-        _tile_loadd(7, bu + 16, kPanelBytes);
+        _tile_loadd(7, bu + 16, b_bytes);
         _tile_dpbf16ps(1, 6, 7);
       }
       if constexpr (kVectors > 2) {
-        _tile_loadd(7, bu + 32, kPanelBytes);
+        _tile_loadd(7, bu + 32, b_bytes);
         _tile_dpbf16ps(2, 6, 7);
       }
       if constexpr (kHalves) {
         _tile_loadd(6, a2 + 2 * u, a_bytes);
         if constexpr (kVectors > 2) _tile_dpbf16ps(5, 6, 7);
         if constexpr (kVectors > 1) {
-          if constexpr (kVectors > 2) _tile_loadd(7, bu + 16, kPanelBytes);
+          if constexpr (kVectors > 2) _tile_loadd(7, bu + 16, b_bytes);
           _tile_dpbf16ps(4, 6, 7);
-          _tile_loadd(7, bu, kPanelBytes);
+          _tile_loadd(7, bu, b_bytes);
         }
         _tile_dpbf16ps(3, 6, 7);
       }

@@ -99,6 +99,22 @@ struct Vec<float> {
     const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
     return {_mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee))};
   }
+  /// Quads at p, p + step, p + 2 step, p + 3 step.
+  static Vec gather_quads(const float* p, index_t step) {
+    __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(p));
+    x = _mm512_mask_broadcast_f32x4(x, 0x00f0, _mm_loadu_ps(p + step));
+    x = _mm512_mask_broadcast_f32x4(x, 0x0f00, _mm_loadu_ps(p + 2 * step));
+    return {_mm512_mask_broadcast_f32x4(x, 0xf000, _mm_loadu_ps(p + 3 * step))};
+  }
+  /// Quad k of the four, as rows, becomes quad k of the four, as columns.
+  static void transpose_quads(Vec (&a)[4]) {
+    const __m512 low0 = _mm512_unpacklo_ps(a[0].v, a[1].v);
+    const __m512 high0 = _mm512_unpackhi_ps(a[0].v, a[1].v);
+    const __m512 low1 = _mm512_unpacklo_ps(a[2].v, a[3].v);
+    const __m512 high1 = _mm512_unpackhi_ps(a[2].v, a[3].v);
+    a[0].v = _mm512_shuffle_ps(low0, low1, 0x44), a[1].v = _mm512_shuffle_ps(low0, low1, 0xee);
+    a[2].v = _mm512_shuffle_ps(high0, high1, 0x44), a[3].v = _mm512_shuffle_ps(high0, high1, 0xee);
+  }
   /// Masks: all ones or all zeros in each lane.
   static Vec load_mask(const std::int32_t* p) {
     return {_mm512_castsi512_ps(_mm512_loadu_si512(p))};

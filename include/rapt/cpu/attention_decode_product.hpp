@@ -1,0 +1,508 @@
+// The products of attention for few rows (cpu/attention_decode.hpp): dot products of all rows of a
+// head with up to 64 keys, and sums of their values.
+//
+//   s[r][j] = dot(q_r, k_j)              vectors along head_dim: R rows x J keys of accumulators
+//   o[r]    = f_r o[r] + sum e[r][j] v_j    R rows x N vectors of accumulators, all keys in one go
+//
+// A product holds the queries and the sums of some heads:
+//
+//   Weight                        what scores become (soften_row)
+//   set_query(h, r, q, factor)    row r of head h; then begin(h): o = 0
+//   scores(h, s, keys, next)      whole vectors of a row may be written; `next` is brought nearer
+//   accumulate(h, factors, s, seen, values, next)    seen: where rows see different keys, else null
+//   finish(h, o)                  leaves o [rows, value_step]; false if values that are not finite
+//                                 want the product to be VectorDecode
+//   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
+//
+// Keys and values of bfloat16 are multiplied in pairs where dot products of pairs are faster than
+// multiply-adds: neighbouring dims of a key, neighbouring keys for values, whose weights are
+// rounded to bfloat16 as in cpu/attention_product.hpp.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "rapt/core/scratch.hpp"
+#include "rapt/cpu/attention_tile.hpp"
+#include "rapt/cpu/simd.hpp"
+
+namespace rapt::cpu {
+inline namespace RAPT_SIMD {
+namespace detail {
+
+inline constexpr index_t kDecodeKeys = 64;  // most keys of a tile; row addresses are padded to it
+inline constexpr index_t kKeysOfStep = 8;   // whose values are weighed in a step of TilePrefetch
+
+/// Rows of keys or of values of one head: rows[j] + offset, addresses padded to kDecodeKeys.
+template <class T>
+struct DecodeKeys {
+  const T* const* rows;
+  index_t offset, n;
+  index_t step;  // elements from a row to the next; 0 if they follow no pattern
+};
+
+/// Whether the instruction set has what dot_quads needs.
+template <class V>
+inline constexpr bool kSumsQuads = requires(const V& x) {
+  V::quad_sums(x, x, x, x);
+};
+
+/// Two vectors of a row at a time, in the order that is cheapest to convert to. Queries, keys,
+/// values and outputs all pass here, so the order never shows; order() restores it.
+template <class A, class T>
+struct VectorPair {
+  using V = Vec<A>;
+  using Factor = A;  // an element of Q or of the weights
+  using Weight = A;
+  using Quads = V;  // see dot_quads
+  static constexpr bool kHasQuads = std::is_same_v<A, T> && kSumsQuads<V>;
+  static constexpr index_t kLength = 2 * V::kLanes, kKeys = 1;  // of which a value's vectors hold
+  V first, second;
+
+  static VectorPair load(const T* p) {
+    VectorPair x;
+    if constexpr (requires { V::load_even_odd(p, x.first, x.second); }) {
+      V::load_even_odd(p, x.first, x.second);
+    } else {
+      x.first = load_lanes<A>(p, V::kLanes), x.second = load_lanes<A>(p + V::kLanes, V::kLanes);
+    }
+    return x;
+  }
+  static VectorPair load_query(const A* q) { return {V::load(q), V::load(q + V::kLanes)}; }
+  static V dot(const VectorPair& q, const VectorPair& k, V sum) {
+    return fma(q.second, k.second, fma(q.first, k.first, sum));
+  }
+  static VectorPair load_values(const T* const* rows, index_t, index_t t) {
+    return load(rows[0] + t);
+  }
+  static V load_values(const T* const* rows, index_t, index_t t, index_t lanes) {
+    return load_lanes<A>(rows[0] + t, lanes);
+  }
+  static void order(V& first, V& second) {
+    if constexpr (requires(const T* p) { V::load_even_odd(p, first, second); })
+      V::interleave(first, second);
+  }
+};
+
+/// As many elements of a row of bfloat16 as pairs. Values are pairs of two rows.
+template <class Unit>
+struct PairedRow {
+  using V = Vec<float>;
+  using U = Vec<Unit>;
+  using Factor = bfloat16;
+  using Weight = Unit;
+  using Quads = U;
+  static constexpr bool kHasQuads = kSumsQuads<V>;
+  static constexpr index_t kLength = 2 * V::kLanes, kKeys = 2;
+  struct Values {
+    U first, second;
+  };
+
+  static U load(const bfloat16* p) { return U::load_pairs(p, kLength); }
+  static U load(const bfloat16* p, index_t n) { return U::load_pairs(p, n); }
+  static U load_query(const bfloat16* q) { return U::load_pairs(q, kLength); }
+  static V dot(const U& q, const U& k, V sum) { return fma(q, k, sum); }
+  /// Of n rows, at least one: what a second would bring is 0.
+  static Values load_values(const bfloat16* const* rows, index_t n, index_t t) {
+    Values x;
+    U::pair_rows(rows[0] + t, n > 1 ? rows[1] + t : nullptr, x.first, x.second);
+    return x;
+  }
+  static U load_values(const bfloat16* const* rows, index_t n, index_t t, index_t lanes) {
+    return U::interleave(rows[0] + t, n > 1 ? rows[1] + t : nullptr,
+                         std::min<index_t>(lanes, V::kLanes));
+  }
+  static void order(V& first, V& second) { U::order_rows(first, second); }
+};
+
+/// Unit is A or Bfloat16Pair.
+template <class A, class T, class Unit>
+using DecodeRow = std::conditional_t<std::is_same_v<Unit, A>, VectorPair<A, T>, PairedRow<Unit>>;
+
+/// Whether what p points at must come from memory, by the time that a read of it takes: more than a
+/// last level cache needs (100 ticks of the time stamp counter and less), less than memory does
+/// (200 and more). Where there is no such counter: always.
+inline bool is_far(const void* p) {
+#if defined(__x86_64__)
+  constexpr std::uint64_t kTicks = 150;
+  const auto ticks = [] {  // once all before it is done, and before anything else begins
+    std::uint32_t low, high;
+    asm volatile("lfence\n\trdtsc\n\tlfence" : "=a"(low), "=d"(high) : : "memory");
+    return std::uint64_t{high} << 32 | low;
+  };
+  const std::uint64_t start = ticks();
+  static_cast<void>(*static_cast<const volatile char*>(p));
+  return ticks() - start > kTicks;
+#else
+  return p != nullptr;
+#endif
+}
+
+/// Brings a tile of keys and of values nearer, a few lines at a time, while another one is worked
+/// on: in the order in which they lie, all heads of a token, because rows of one head lie apart
+/// (which memory and the hardware's prefetchers serve at half the rate), and spread over the work,
+/// because a core waits for its loads once it has asked for more lines than it keeps track of (24
+/// on Zen 3).
+class TilePrefetch {
+ public:
+  /// Of n rows, `bytes` of each.
+  template <class T>
+  void add(const T* const* rows, index_t n, index_t bytes) {
+    if (n <= 0 || bytes <= 0) return;
+    index_t runs = n;
+    const auto address = [&](index_t j) { return reinterpret_cast<std::uintptr_t>(rows[j]); };
+    if (address(n - 1) - address(0) == static_cast<std::uintptr_t>((n - 1) * bytes))
+      runs = 1, bytes *= n;  // without gaps: one long row
+    parts_[count_++] = {reinterpret_cast<const char* const*>(rows), runs, bytes};
+    lines_ += runs * ceil_div(bytes, kLine);
+  }
+  /// The work ahead is `steps` steps long.
+  void spread(index_t steps) { of_step_ = ceil_div(lines_, std::max<index_t>(1, steps)); }
+
+  void step() {
+    for (index_t left = of_step_; left > 0 && part_ < count_;) {
+      const Part& part = parts_[part_];
+      const char* const row = part.rows[row_];
+      const index_t end = std::min(part.bytes, at_ + left * kLine);
+      for (; at_ < end; at_ += kLine, --left) __builtin_prefetch(row + at_, 0, 2);
+      if (at_ < part.bytes) return;
+      at_ = 0;
+      if (++row_ == part.n) row_ = 0, ++part_;
+    }
+  }
+
+ private:
+  static constexpr index_t kLine = 64;
+  struct Part {
+    const char* const* rows;
+    index_t n, bytes;
+  };
+  Part parts_[2];
+  index_t count_ = 0, lines_ = 0, of_step_ = 0, part_ = 0, row_ = 0, at_ = 0;
+};
+
+/// s[i][j] = dot(q_i, k_j), kRows rows of q [in the order of Row, padded with zeros] and kKeys
+/// keys.
+template <int kRows, int kKeys, class Row, class A, class T>
+[[gnu::always_inline]] inline void dot_tile(A* s, index_t s_step, const typename Row::Factor* q,
+                                            index_t q_step, const T* const* keys, index_t offset,
+                                            index_t dim) {
+  using V = Vec<A>;
+  constexpr int kDots = kRows * kKeys;
+  static_assert(kDots % V::kLanes == 0);
+  V acc[kDots];
+#pragma GCC unroll 32
+  for (int i = 0; i < kDots; ++i) acc[i] = V::zero();
+  const auto step = [&](index_t t, auto load) {
+    if constexpr (kRows >= kKeys) {  // the keys of a step in registers, each of q's loaded once
+      decltype(load(0)) k[kKeys];
+#pragma GCC unroll 4
+      for (int j = 0; j < kKeys; ++j) k[j] = load(j);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) {
+        const auto qi = Row::load_query(q + i * q_step + t);
+#pragma GCC unroll 4
+        for (int j = 0; j < kKeys; ++j) acc[i * kKeys + j] = Row::dot(qi, k[j], acc[i * kKeys + j]);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int j = 0; j < kKeys; ++j) {
+        const auto k = load(j);
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i)
+          acc[i * kKeys + j] = Row::dot(Row::load_query(q + i * q_step + t), k, acc[i * kKeys + j]);
+      }
+    }
+  };
+  index_t t = 0;
+  for (; t + Row::kLength <= dim; t += Row::kLength)
+    step(t, [&](int j) { return Row::load(keys[j] + offset + t); });
+  if constexpr (requires { Row::load(keys[0], dim); }) {
+    if (t < dim) step(t, [&](int j) { return Row::load(keys[j] + offset + t, dim - t); });
+  } else {
+    for (; t < dim; t += V::kLanes) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kKeys; ++j) {
+        const V k = load_lanes<A>(keys[j] + offset + t, dim - t);
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i)
+          acc[i * kKeys + j] = fma(V::load(q + i * q_step + t), k, acc[i * kKeys + j]);
+      }
+    }
+  }
+  A sums[kDots];
+  for (int c = 0; c < kDots; c += V::kLanes) {
+    V part[V::kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < V::kLanes; ++i) part[i] = acc[c + i];
+    V::sums(part).store(sums + c);
+  }
+  for (int i = 0; i < kRows; ++i) std::memcpy(s + i * s_step, sums + i * kKeys, kKeys * sizeof(A));
+}
+
+/// Scores of four rows and n keys. A quad is 16 bytes: a vector holds the same quad of dims of
+/// several rows (set_quads), and is multiplied by that of a key, repeated. So four lanes of a row
+/// are left to be summed, not a whole vector, which would take as long as the products.
+///
+///   q   row 0, dims t.. | row 1, dims t.. | row 2, dims t.. | row 3, dims t..
+///   k   key j, dims t.. | the same        | the same        | the same
+///
+/// (AVX2: two rows a vector, two vectors.)
+template <class Row, class A, class T>
+[[gnu::noinline]] void dot_quads(A* s, index_t s_step, const typename Row::Factor* quads,
+                                 const DecodeKeys<T>& keys, index_t dim, TilePrefetch& next) {
+  using V = Vec<A>;
+  using Q = typename Row::Quads;
+  constexpr index_t kLength = 16 / static_cast<index_t>(sizeof(T));
+  constexpr int kVectors = 16 / V::kLanes, kKeys = V::kRegisters >= 32 ? 8 : 4;
+  for (index_t j = 0; j < keys.n; j += kKeys) {
+    for (int part = 0; part < kKeys; part += 4) next.step();
+    const T* const* const rows = keys.rows + j;
+    V acc[kVectors][kKeys];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) acc[v][i] = V::zero();
+    }
+    const auto step = [&](index_t t, auto load) {
+      Q q[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v)
+        q[v] = Q::load_quads(quads + 4 * t + v * (4 / kVectors) * kLength);
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) {
+        const Q k = load(i);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) acc[v][i] = fma(q[v], k, acc[v][i]);
+      }
+    };
+    index_t t = 0;
+    for (; t + kLength <= dim; t += kLength)
+      step(t, [&](int i) { return Q::broadcast_quad(rows[i] + keys.offset + t); });
+    if (t < dim)
+      step(t, [&](int i) {
+        T rest[kLength] = {};
+        std::copy_n(rows[i] + keys.offset + t, dim - t, rest);
+        return Q::broadcast_quad(rest);
+      });
+#pragma GCC unroll 2
+    for (int i = 0; i < kKeys; i += 4) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        A sums[V::kLanes];
+        V::quad_sums(acc[v][i], acc[v][i + 1], acc[v][i + 2], acc[v][i + 3]).store(sums);
+#pragma GCC unroll 4
+        for (int row = 0; row < 4 / kVectors; ++row)
+          std::memcpy(s + (v * (4 / kVectors) + row) * s_step + j + i, sums + 4 * row,
+                      4 * sizeof(A));
+      }
+    }
+  }
+}
+
+/// Four rows of q, `dim` elements and zeros up to `q_step`, as dot_quads reads them.
+template <class Factor>
+void set_quads(Factor* quads, const Factor* q, index_t q_step) {
+  constexpr index_t kLength = 16 / static_cast<index_t>(sizeof(Factor));
+  for (index_t t = 0; t < q_step; t += kLength)
+    for (index_t row = 0; row < 4; ++row)
+      std::copy_n(q + row * q_step + t, kLength, quads + 4 * t + row * kLength);
+}
+
+/// Scores of `rows` rows and of the n keys (addresses padded to a whole step). `next` is brought
+/// nearer meanwhile. `quads`: the rows again, four at a time as set_quads leaves them, if Row has
+/// them.
+template <class Row, class A, class T>
+[[gnu::noinline]] void dot_keys(A* s, index_t s_step, const typename Row::Factor* q, index_t q_step,
+                                [[maybe_unused]] const typename Row::Factor* quads, index_t rows,
+                                const DecodeKeys<T>& keys, index_t dim, TilePrefetch& next) {
+  constexpr int kLanes = Vec<A>::kLanes, kDots = kLanes < 8 ? 8 : kLanes;
+  const auto over_keys = [&]<int kRows>(index_t i) {
+    constexpr int kKeys = kDots / kRows;
+    for (index_t j = 0; j < keys.n; j += kKeys) {
+      next.step();
+      dot_tile<kRows, kKeys, Row>(s + i * s_step + j, s_step, q + i * q_step, q_step,
+                                  keys.rows + j, keys.offset, dim);
+    }
+  };
+  index_t i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    if constexpr (Row::kHasQuads)
+      dot_quads<Row>(s + i * s_step, s_step, quads + i * q_step, keys, dim, next);
+    else
+      over_keys.template operator()<4>(i);
+  }
+  if (rows & 2) over_keys.template operator()<2>(i), i += 2;
+  if (rows & 1) over_keys.template operator()<1>(i);
+}
+
+/// o_i[t, t + kVecs vectors) = f_i o_i + sum_j e_ij v_j, o in the order of Row. kMixed: rows see
+/// different keys, and a hidden value's bits are cleared before it is multiplied.
+template <int kRows, int kVecs, bool kMixed, class Row, class A, class T>
+inline void weigh_tile(A* o, index_t o_step, const A* factor, const typename Row::Factor* e,
+                       index_t e_step, const mask_int<A>* seen, index_t seen_step,
+                       const DecodeKeys<T>& values, index_t t, index_t lanes,
+                       TilePrefetch& next) {
+  using V = Vec<A>;
+  using U = Vec<typename Row::Weight>;
+  V acc[kRows][kVecs];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v)
+      acc[i][v] = V::load(o + i * o_step + t + v * V::kLanes) * V::broadcast(factor[i]);
+  }
+  const index_t n = values.n, at = values.offset + t;
+  for (index_t j = 0; j < n; j += Row::kKeys) {
+    if (j % kKeysOfStep == 0) next.step();
+    U x[kVecs];
+    if constexpr (kVecs % 2 == 0) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; v += 2) {
+        const auto pair = Row::load_values(values.rows + j, n - j, at + v * V::kLanes);
+        x[v] = pair.first, x[v + 1] = pair.second;
+      }
+    } else {
+      x[0] = Row::load_values(values.rows + j, n - j, at, lanes);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+      const U eij = U::broadcast(e[i * e_step + j]);
+      if constexpr (kMixed) {
+        mask_int<A> repeated[V::kLanes];
+        for (int c = 0; c < V::kLanes; ++c) repeated[c] = seen[i * seen_step + j];
+        if constexpr (Row::kKeys == 2) {  // the bits of the first key are the lower ones
+          const mask_int<A> second = j + 1 < n ? seen[i * seen_step + j + 1] : 0;
+          for (int c = 0; c < V::kLanes; ++c)
+            repeated[c] = static_cast<mask_int<A>>((repeated[c] & 0xffff) | (second & ~0xffff));
+        }
+        const U mask = U::load_mask(repeated);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(eij, bit_and(x[v], mask), acc[i][v]);
+      } else {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(eij, x[v], acc[i][v]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) acc[i][v].store(o + i * o_step + t + v * V::kLanes);
+  }
+}
+
+/// The weights of all rows and the values of n keys; `seen` has rows of kDecodeKeys.
+template <bool kMixed, class Row, class A, class T>
+[[gnu::noinline]] void weigh_values(A* o, index_t o_step, const A* factor,
+                                    const typename Row::Factor* e, index_t e_step,
+                                    const mask_int<A>* seen, index_t rows,
+                                    const DecodeKeys<T>& values, index_t dim, TilePrefetch& next) {
+  using V = Vec<A>;
+  constexpr index_t kLanes = V::kLanes;
+  constexpr auto vectors_for = [](index_t r) {
+    return V::kRegisters >= 32 ? (r >= 4 ? 4 : 8) : r >= 4 ? 2 : 4;
+  };
+  const auto over_dims = [&]<int kRows>(index_t i) {
+    constexpr int kVecs = vectors_for(kRows);
+    index_t t = 0;
+    const auto tile = [&]<int kN>() {
+      weigh_tile<kRows, kN, kMixed, Row>(o + i * o_step, o_step, factor + i, e + i * e_step, e_step,
+                                         seen + i * kDecodeKeys, kDecodeKeys, values, t, dim - t,
+                                         next);
+    };
+    for (; t + kVecs * kLanes <= dim; t += kVecs * kLanes) tile.template operator()<kVecs>();
+    for (; t + 2 * kLanes <= dim; t += 2 * kLanes) tile.template operator()<2>();
+    for (; t < dim; t += kLanes) tile.template operator()<1>();
+  };
+  index_t i = 0;
+  for (; i + 4 <= rows; i += 4) over_dims.template operator()<4>(i);
+  if (rows & 2) over_dims.template operator()<2>(i), i += 2;
+  if (rows & 1) over_dims.template operator()<1>(i);
+}
+
+/// By the vector registers. Unit: accumulate_t<T>, or Bfloat16Pair.
+template <class T, class Stored, class Unit>
+class VectorDecode {
+  using A = accumulate_t<T>;
+  using V = Vec<A>;
+  using Row = DecodeRow<A, Stored, Unit>;
+  using Factor = typename Row::Factor;
+
+ public:
+  using Weight = typename Row::Weight;
+  using Exact = VectorDecode;
+
+  VectorDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
+      : rows_(rows),
+        dim_(dim),
+        value_dim_(value_dim),
+        q_step_(round_up(dim, Row::kLength)),
+        value_step_(round_up(value_dim, V::kLanes)) {
+    q_ = scratch.tensor<Factor>(Shape<3>{heads, rows_, q_step_}).data();
+    if (Row::kHasQuads)
+      quads_ = scratch.tensor<Factor>(Shape<3>{heads, whole_rows(), q_step_}).data();
+  }
+
+  void set_query(index_t h, index_t r, const T* from, A factor) {
+    const V f = V::broadcast(factor);
+    Factor* const to = q_ + (h * rows_ + r) * q_step_;
+    index_t t = 0;
+    if constexpr (std::is_same_v<Factor, A> && std::is_same_v<Stored, T>) {  // else in order
+      for (; t + Row::kLength <= dim_; t += Row::kLength) {
+        const Row x = Row::load(from + t);
+        (x.first * f).store(to + t);
+        (x.second * f).store(to + t + V::kLanes);
+      }
+    }
+    std::fill(to + t, to + q_step_, Factor(0));
+    for (; t < dim_; t += V::kLanes) (load_lanes<A>(from + t, dim_ - t) * f).store(to + t);
+    if constexpr (Row::kHasQuads)
+      if (r % 4 == 3) set_quads(quads_of(h) + (r - 3) * q_step_, to - 3 * q_step_, q_step_);
+  }
+
+  void begin(index_t, A* o) { std::fill_n(o, rows_ * value_step_, A(0)); }
+
+  void scores(index_t h, A* s, const DecodeKeys<Stored>& keys, TilePrefetch& next) const {
+    dot_keys<Row>(s, kDecodeKeys, q_ + h * rows_ * q_step_, q_step_, quads_of(h), rows_, keys, dim_,
+                  next);
+  }
+
+  void accumulate(index_t, A* o, const A* factors, const A* s, const mask_int<A>* seen,
+                  const DecodeKeys<Stored>& values, TilePrefetch& next) {
+    const auto weigh = seen ? weigh_values<true, Row, A, Stored> : weigh_values<false, Row, A, Stored>;
+    weigh(o, value_step_, factors, reinterpret_cast<const Factor*>(s),
+          kDecodeKeys * static_cast<index_t>(sizeof(A) / sizeof(Factor)), seen, rows_, values,
+          value_dim_, next);
+  }
+
+  bool finish(index_t, A* o) const {
+    for (index_t r = 0; r < rows_; ++r) {
+      A* const row = o + r * value_step_;
+      for (index_t t = 0; t + Row::kLength <= value_dim_; t += Row::kLength) {
+        V first = V::load(row + t), second = V::load(row + t + V::kLanes);
+        Row::order(first, second);
+        first.store(row + t), second.store(row + t + V::kLanes);
+      }
+    }
+    return true;
+  }
+
+  index_t steps(index_t n) const {
+    return n * rows_ / V::kLanes +
+           ceil_div(rows_, 4) * (value_dim_ / (4 * V::kLanes)) * ceil_div(n, kKeysOfStep);
+  }
+
+ private:
+  index_t whole_rows() const { return rows_ / 4 * 4; }
+  Factor* quads_of(index_t h) const { return quads_ + h * whole_rows() * q_step_; }
+
+  const index_t rows_, dim_, value_dim_, q_step_, value_step_;
+  Factor* q_;                // [heads, rows, q_step]
+  Factor* quads_ = nullptr;  // the same of each four rows, as dot_quads reads them
+};
+
+}  // namespace detail
+}  // namespace RAPT_SIMD
+}  // namespace rapt::cpu
