@@ -129,8 +129,8 @@ class EmulatedTiles {
 
  private:
   /// One instruction: 32 elements of k, even and odd ones apart.
-  static void add(float* sums, const bfloat16* a, const cpu::Bfloat16Pair* b,
-                  index_t b_stride, index_t columns) {
+  static void add(float* sums, const bfloat16* a, const cpu::Bfloat16Pair* b, index_t b_stride,
+                  index_t columns) {
     float even[48] = {}, odd[48] = {};
     for (index_t k = 0; k < kUnits; ++k) {
       const float a_even = float(a[2 * k]), a_odd = float(a[2 * k + 1]);

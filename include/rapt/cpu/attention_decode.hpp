@@ -2,9 +2,9 @@
 // for all query heads of its group, straight from the cache, and nothing is packed.
 //
 //   for 64 keys at a time:
-//     s[r][j] = dot(q_r, k_j)          the products: cpu/attention_decode_product.hpp, and in matrix
-//     e, m, l: online softmax          registers cpu/attention_decode_amx.hpp; the softmax is that
-//     o[r] += e[r][j] v_j              of cpu/attention_forward.hpp
+//     s[r][j] = dot(q_r, k_j)          the products: cpu/attention_decode_product.hpp, and in
+//     matrix e, m, l: online softmax          registers cpu/attention_decode_amx.hpp; the softmax
+//     is that o[r] += e[r][j] v_j              of cpu/attention_forward.hpp
 //
 // Codes of 8 bits are read as they are: the scale of a key multiplies its scores, that of a value
 // its weights (l sums them unscaled), so that neither costs anything for each channel.
@@ -82,7 +82,7 @@ class DecodeItem {
     for (index_t h = 0; h < kv_heads; ++h) load_queries(h);
   }
 
-  /// Whether o is what it should be; if not, VectorDecode is to do it.
+  /// Whether o is what it should be; if not, Product::Exact is to do it.
   bool run(index_t kv_begin, index_t kv_end) {
     for (index_t h = 0; h < kv_heads_; ++h) {
       product_.begin(h, o_of(h));
@@ -244,8 +244,8 @@ class DecodeItem {
     }
     raise_rows(m, l, factors_, tops_, rows_, units_.unit());
     for (index_t r = 0; r < rows_; ++r)
-      l[r] += sum(
-          soften_row<typename Product::Weight>(s_ + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
+      l[r] += sum(soften_row<typename Product::Weight>(s_ + r * kDecodeKeys, 0, whole, m[r],
+                                                       units_.unit()));
     if constexpr (kScaled) {
       if (args_.v_scales)
         multiply_scales(v_scales_, args_.v_scales.stride(2), h, index, n, mixed ? seen_ : nullptr);

@@ -51,7 +51,7 @@ inline void turn_quads(float* to, index_t to_step, const float* from) {
 template <class Tiles = AmxTiles, class Unit = Bfloat16Pair>
 class AmxDecode {
   using V = Vec<float>;
-  static constexpr index_t kGroup = 16;   // keys of a step
+  static constexpr index_t kGroup = 16;    // keys of a step
   static constexpr index_t kColumns = 16;  // of a matrix register
   static constexpr index_t kVectors = 3;   // pairs of 16 dims that are multiplied together
   static_assert(kGroup == Tiles::kUnits && 2 * kGroup == Tiles::kRows);
@@ -59,6 +59,7 @@ class AmxDecode {
  public:
   using Weight = Unit;
   using Exact = VectorDecode<bfloat16, bfloat16, float>;
+  static constexpr index_t kFewestRows = 3;  // of fewer, most of a register would be empty
 
   AmxDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),
@@ -95,8 +96,8 @@ class AmxDecode {
     for (index_t j = 0; j < keys.n; j += Tiles::kRows) {
       next.step();
       tiles_.multiply(keys.n - j > kGroup ? 2 * kGroup : kGroup, 1, s_ + j * kColumns, kColumns,
-                      kZeros, 0, k.first + j * k.step, k.step,
-                      q_ + h * dim_step_ / 2 * kColumns, kColumns, dim_step_ / 2);
+                      kZeros, 0, k.first + j * k.step, k.step, q_ + h * dim_step_ / 2 * kColumns,
+                      kColumns, dim_step_ / 2);
     }
     for (index_t j = 0; j < keys.n; j += kGroup) {
       next.step();
@@ -108,8 +109,8 @@ class AmxDecode {
     }
   }
 
-  void accumulate(index_t h, float*, const float* factors, const float* s,
-                  const mask_int<float>*, const DecodeKeys<bfloat16>& values, TilePrefetch& next) {
+  void accumulate(index_t h, float*, const float* factors, const float* s, const mask_int<float>*,
+                  const DecodeKeys<bfloat16>& values, TilePrefetch& next) {
     using U = Vec<Unit>;
     static constexpr bfloat16 kZeros[U::kLanes] = {};
     const index_t half = tile_rows_ / 2, n = round_up(values.n, kGroup);
@@ -143,7 +144,8 @@ class AmxDecode {
     const index_t step = round_up(value_dim_, V::kLanes);
     V difference = V::zero();  // x - x: 0, or NaN for an infinity or a NaN
     for (index_t r = 0; r < rows_; ++r) {
-      const float *const even = sums_of(h) + r * pairs_, *const odd = even + tile_rows_ / 2 * pairs_;
+      const float *const even = sums_of(h) + r * pairs_, *const odd =
+                                                             even + tile_rows_ / 2 * pairs_;
       float* const row = o + r * step;
       for (index_t t = 0; t < step; t += V::kLanes) {
         const V x = interleaved(even + t / 2, odd + t / 2);

@@ -10,9 +10,10 @@
 //   set_query(h, r, q, factor)    row r of head h; then begin(h): o = 0
 //   scores(h, s, keys, next)      whole vectors of a row may be written; `next` is brought nearer
 //   accumulate(h, factors, s, seen, values, next)    seen: where rows see different keys, else null
-//   finish(h, o)                  leaves o [rows, value_step]; false if values that are not finite
-//                                 want the product to be VectorDecode
+//   finish(h, o)                  leaves o [rows, value_step]; false if it could not, because of
+//                                 values that are not finite
 //   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
+//   kFewestRows, Exact            what to use for fewer rows, or where finish() says so
 //
 // Keys and values of bfloat16 are multiplied in pairs where dot products of pairs are faster than
 // multiply-adds: neighbouring dims of a key, neighbouring keys for values, whose weights are
@@ -322,8 +323,8 @@ template <class Row, class A, class T>
     constexpr int kKeys = kDots / kRows;
     for (index_t j = 0; j < keys.n; j += kKeys) {
       next.step();
-      dot_tile<kRows, kKeys, Row>(s + i * s_step + j, s_step, q + i * q_step, q_step,
-                                  keys.rows + j, keys.offset, dim);
+      dot_tile<kRows, kKeys, Row>(s + i * s_step + j, s_step, q + i * q_step, q_step, keys.rows + j,
+                                  keys.offset, dim);
     }
   };
   index_t i = 0;
@@ -342,8 +343,7 @@ template <class Row, class A, class T>
 template <int kRows, int kVecs, bool kMixed, class Row, class A, class T>
 inline void weigh_tile(A* o, index_t o_step, const A* factor, const typename Row::Factor* e,
                        index_t e_step, const mask_int<A>* seen, index_t seen_step,
-                       const DecodeKeys<T>& values, index_t t, index_t lanes,
-                       TilePrefetch& next) {
+                       const DecodeKeys<T>& values, index_t t, index_t lanes, TilePrefetch& next) {
   using V = Vec<A>;
   using U = Vec<typename Row::Weight>;
   V acc[kRows][kVecs];
@@ -433,6 +433,7 @@ class VectorDecode {
  public:
   using Weight = typename Row::Weight;
   using Exact = VectorDecode;
+  static constexpr index_t kFewestRows = 1;
 
   VectorDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),
@@ -471,7 +472,8 @@ class VectorDecode {
 
   void accumulate(index_t, A* o, const A* factors, const A* s, const mask_int<A>* seen,
                   const DecodeKeys<Stored>& values, TilePrefetch& next) {
-    const auto weigh = seen ? weigh_values<true, Row, A, Stored> : weigh_values<false, Row, A, Stored>;
+    const auto weigh =
+        seen ? weigh_values<true, Row, A, Stored> : weigh_values<false, Row, A, Stored>;
     weigh(o, value_step_, factors, reinterpret_cast<const Factor*>(s),
           kDecodeKeys * static_cast<index_t>(sizeof(A) / sizeof(Factor)), seen, rows_, values,
           value_dim_, next);

@@ -596,8 +596,9 @@ class AttentionForward {
                                                        kv_heads, block, state, size, scratch)
           .run(keys.begin, keys.end);
     };
-    if (!run(std::type_identity<typename Product::Decode>{}))
-      run(std::type_identity<typename Product::Decode::Exact>{});
+    using Decode = typename Product::Decode;
+    if (block.rows() < Decode::kFewestRows || !run(std::type_identity<Decode>{}))
+      run(std::type_identity<typename Decode::Exact>{});
     for (index_t h = 0; at.cut.splits == 1 && h < kv_heads; ++h)
       finish_state(at, at.kv_head + h, block_of(at, at.kv_head + h, 0, scratch), state + h * size,
                    scratch);

@@ -327,10 +327,13 @@ void quantized_product(TensorView<T, 2> out, TensorView<const T, 2> x, const Qua
   });
 
   // A task: panels of about 16 KiB of codes, so that they and a tile of x share the first-level
-  // cache.
+  // cache. Of one tile, for which nothing is read again, a task for each thread: memory is read
+  // best in long runs, beyond whose ends the processor fetches in vain.
   index_t panels = 0;
   for (const auto& part : w.parts()) panels += part.panel_count();
-  const index_t step = std::max<index_t>(1, 16384 / (k * 10));
+  const index_t threads = num_threads();
+  const index_t wanted = tiles == 1 ? (panels + threads - 1) / threads : 16384 / (k * 10);
+  const index_t step = std::max<index_t>(1, wanted);
   parallel_for((panels + step - 1) / step, [&](index_t task) {
     alignas(64) float sums[kTileRows[0] * PanelLayout::kRows];
     for (index_t t = 0; t < tiles; ++t) {

@@ -90,8 +90,8 @@ class AmxTiles {
 
   template <int kVectors, bool kHalves>
   static void multiply(float* to, index_t to_stride, const float* start, index_t start_stride,
-                       const bfloat16* a, index_t a_stride, const Bfloat16Pair* b,
-                       index_t b_stride, index_t depth, index_t second) {
+                       const bfloat16* a, index_t a_stride, const Bfloat16Pair* b, index_t b_stride,
+                       index_t depth, index_t second) {
     const auto row_bytes = [](index_t elements, std::size_t size) {
       return static_cast<std::size_t>(elements) * size;
     };
