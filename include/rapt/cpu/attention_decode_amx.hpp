@@ -32,8 +32,8 @@ inline namespace RAPT_SIMD {
 namespace detail {
 
 /// to[r] = column r of `from`, rows of 16 numbers, 16 of them; for 4 columns.
-inline void turn_quads(float* to, index_t to_step, const float* from) {
-  using V = Vec<float>;
+template <class V = Vec<float>>
+void turn_quads(float* to, index_t to_step, const float* from) {
   if constexpr (requires { V::gather_quads(from, 0); }) {
     V quads[4];  // quad k of the i-th: row 4 k + i
 #pragma GCC unroll 4
