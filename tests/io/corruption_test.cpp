@@ -30,19 +30,20 @@ void* counted_allocation(std::size_t bytes) {
 }
 }  // namespace
 
-void* operator new(std::size_t bytes) { return counted_allocation(bytes); }
-void* operator new[](std::size_t bytes) { return counted_allocation(bytes); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+// Never inlined: g++ 12 would see std::free meet operator new and warn.
+[[gnu::noinline]] void* operator new(std::size_t bytes) { return counted_allocation(bytes); }
+[[gnu::noinline]] void* operator new[](std::size_t bytes) { return counted_allocation(bytes); }
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
   largest_allocation = std::max(largest_allocation, bytes);
   return std::malloc(bytes ? bytes : 1);
 }
-void* operator new[](std::size_t bytes, const std::nothrow_t& tag) noexcept {
+[[gnu::noinline]] void* operator new[](std::size_t bytes, const std::nothrow_t& tag) noexcept {
   return operator new(bytes, tag);
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
 
 namespace rapt::test {
 namespace {
