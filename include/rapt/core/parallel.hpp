@@ -2,11 +2,9 @@
 //
 //   parallel_for(n, [&](index_t i) { ... });      // calls f(0) ... f(n - 1), each exactly once
 //
-// The split is static: share t of w holds the indices t, t + w, t + 2w, ... A caller cuts its work
+// The split is static: worker t of w takes the indices t, t + w, t + 2w, ... A caller cuts its work
 // into tiles by shape alone and lets index i own tile i, so a result never depends on the number of
 // threads. (Dealing round robin, not in blocks, also balances causal work, where tile i costs i.)
-// Worker t takes share t; if it has not begun when the caller is done with its own, the caller
-// takes that one too, so that a loop never waits for a thread that sleeps or that has no core.
 //
 // Rules
 //   * Pool size: RAPT_NUM_THREADS in the environment, else the cores this process may use;
@@ -17,7 +15,7 @@
 //     a decode step do not each pay for a wake-up. With more threads than cores they sleep at once.
 //   * After fork() the child has no workers; its first loop starts a pool of its own.
 //   * An exception thrown by f is rethrown to the caller after all workers have stopped (the one of
-//     the lowest share, if several threw).
+//     the lowest worker, if several threw).
 #pragma once
 
 #include <atomic>
@@ -73,7 +71,7 @@ class ThreadPool {
     size_.store(threads, std::memory_order_relaxed);
   }
 
-  /// Runs task in `size()` shares, the caller beginning with share 0; inline when the pool is busy.
+  /// Runs task on `size()` workers, the caller being worker 0; inline when the pool is busy.
   void run(Task task, void* context, index_t items) {
     if (items <= 1 || size() <= 1 || inside_loop()) {
       task(context, 0, 1);
@@ -99,10 +97,9 @@ class ThreadPool {
     s.workers = workers;
     s.remaining.store(workers - 1, std::memory_order_relaxed);
     for (auto& error : s.errors) error = nullptr;
-    const std::uint64_t number = announce(s, workers);
+    announce(s, workers);
     if (s.sleepers.load(std::memory_order_seq_cst) > 0) s.wake.notify_all();
     work(s, 0);
-    for (int share = 1; share < workers; ++share) work_if_free(s, share, number);
     const auto done = [&s] { return s.remaining.load(std::memory_order_acquire) == 0; };
     if (!spin(s, done))
       while (!done()) std::this_thread::yield();
@@ -114,20 +111,6 @@ class ThreadPool {
   /// How long a thread spins before it sleeps: longer than what a step of a small model does
   /// between two of its loops, at most some 100 microseconds, and as long as a few wake-ups take.
   static constexpr std::chrono::microseconds kPatience{500};
-
-  /// The last loop in which somebody began a share. On a cache line of its own.
-  struct alignas(64) Claim {
-    std::atomic<std::uint64_t> loop{0};
-
-    /// Whether the share of that loop is the caller's. A thread that comes late, in a later loop,
-    /// finds a larger number, and its own too old.
-    bool take(std::uint64_t number) {
-      std::uint64_t last = loop.load(std::memory_order_relaxed);
-      while (last < number)
-        if (loop.compare_exchange_weak(last, number, std::memory_order_acq_rel)) return true;
-      return false;
-    }
-  };
 
   struct Shared {
     std::mutex owner;  // held by the caller whose loop is running
@@ -142,7 +125,6 @@ class ThreadPool {
     void* context = nullptr;
     int workers = 0;
     std::vector<std::exception_ptr> errors;
-    std::vector<Claim> claims;  // of each share
   };
 
   ThreadPool() : shared_(std::make_shared<Shared>()), size_(default_size()) {}
@@ -201,35 +183,27 @@ class ThreadPool {
   }
 
   /// A new loop for workers 1 .. workers - 1. Its number and its size are one word: a worker that
-  /// is not wanted, or whose share is taken, reads nothing else, so it cannot meet the fields of
-  /// the loop after. Returns the number.
-  static std::uint64_t announce(Shared& s, int workers) {
+  /// is not wanted reads nothing else, so it cannot meet the fields of the loop after.
+  static void announce(Shared& s, int workers) {
     const std::lock_guard<std::mutex> lock(s.mutex);
     const std::uint64_t number = (s.generation.load(std::memory_order_relaxed) >> 16) + 1;
     s.generation.store((number << 16) | static_cast<std::uint64_t>(workers),
                        std::memory_order_release);
-    return number;
   }
 
-  static void work(Shared& s, int share) {
+  static void work(Shared& s, int worker) {
     inside_loop() = true;
     try {
-      s.task(s.context, share, s.workers);
+      s.task(s.context, worker, s.workers);
     } catch (...) {
-      s.errors[static_cast<std::size_t>(share)] = std::current_exception();
+      s.errors[static_cast<std::size_t>(worker)] = std::current_exception();
     }
     inside_loop() = false;
-  }
-  static void work_if_free(Shared& s, int share, std::uint64_t number) {
-    if (!s.claims[static_cast<std::size_t>(share)].take(number)) return;
-    work(s, share);
-    s.remaining.fetch_sub(1, std::memory_order_acq_rel);
   }
 
   void start(int threads) {
     if (static_cast<int>(threads_.size()) == threads - 1) return;
     shared_->errors.resize(static_cast<std::size_t>(threads));
-    shared_->claims = std::vector<Claim>(static_cast<std::size_t>(threads));
     shared_->crowded.store(threads > usable_cores());
     const std::uint64_t generation = shared_->generation.load();
     try {
@@ -273,7 +247,10 @@ class ThreadPool {
       const std::uint64_t now = s.generation.load(std::memory_order_acquire);
       seen = now;
       if (s.stopping.load(std::memory_order_acquire)) return;
-      if (worker < static_cast<int>(now & 0xFFFF)) work_if_free(s, worker, now >> 16);
+      if (worker < static_cast<int>(now & 0xFFFF)) {
+        work(s, worker);
+        s.remaining.fetch_sub(1, std::memory_order_acq_rel);
+      }
     }
   }
 
