@@ -2,9 +2,9 @@
 // for all query heads of its group, straight from the cache, and nothing is packed.
 //
 //   for 64 keys at a time:
-//     s[r][j] = dot(q_r, k_j)          the products: cpu/attention_decode_product.hpp, and in
-//     matrix e, m, l: online softmax          registers cpu/attention_decode_amx.hpp; the softmax
-//     is that o[r] += e[r][j] v_j              of cpu/attention_forward.hpp
+//     s[r][j] = dot(q_r, k_j)          a product (cpu/attention_decode_product.hpp, _amx.hpp)
+//     e, m, l: online softmax          as in cpu/attention_forward.hpp
+//     o[r] += e[r][j] v_j              the same product
 //
 // Codes of 8 bits are read as they are: the scale of a key multiplies its scores, that of a value
 // its weights (l sums them unscaled), so that neither costs anything for each channel.
@@ -20,7 +20,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "rapt/core/scratch.hpp"

@@ -14,10 +14,11 @@
 // So nothing is packed or widened, and half the products are by 0. One of those is NaN where a
 // value is not finite: then finish() says so, and the item is done again by Exact. What does not
 // lie in a pattern (pages, gaps), or is no multiple of 16 keys and 32 dims, is copied first.
+//
+// Source: the instruction, tdpbf16ps, as in cpu/simd/amx.hpp; reading values unpacked is our own.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -144,8 +145,8 @@ class AmxDecode {
     const index_t step = round_up(value_dim_, V::kLanes);
     V difference = V::zero();  // x - x: 0, or NaN for an infinity or a NaN
     for (index_t r = 0; r < rows_; ++r) {
-      const float *const even = sums_of(h) + r * pairs_, *const odd =
-                                                             even + tile_rows_ / 2 * pairs_;
+      const float* const even = sums_of(h) + r * pairs_;
+      const float* const odd = even + tile_rows_ / 2 * pairs_;
       float* const row = o + r * step;
       for (index_t t = 0; t < step; t += V::kLanes) {
         const V x = interleaved(even + t / 2, odd + t / 2);

@@ -1,23 +1,28 @@
 // The products of attention for few rows (cpu/attention_decode.hpp): dot products of all rows of a
 // head with up to 64 keys, and sums of their values.
 //
-//   s[r][j] = dot(q_r, k_j)              vectors along head_dim: R rows x J keys of accumulators
+//   s[r][j] = dot(q_r, k_j)                 vectors along head_dim: R rows x J keys of accumulators
 //   o[r]    = f_r o[r] + sum e[r][j] v_j    R rows x N vectors of accumulators, all keys in one go
 //
-// A product holds the queries and the sums of some heads:
+// A product holds the queries of some heads, `rows` each, s is [rows, kDecodeKeys], o of a head
+// [rows, value_step], value_dim rounded up to whole vectors:
 //
 //   Weight                        what scores become (soften_row)
-//   set_query(h, r, q, factor)    row r of head h; then begin(h): o = 0
+//   set_query(h, r, q, factor)    row r of head h, one after the other
+//   begin(h, o)                   o = 0
 //   scores(h, s, keys, next)      whole vectors of a row may be written; `next` is brought nearer
-//   accumulate(h, factors, s, seen, values, next)    seen: where rows see different keys, else null
-//   finish(h, o)                  leaves o [rows, value_step]; false if it could not, because of
-//                                 values that are not finite
+//   accumulate(h, o, factors, s, seen, values, next)
+//                                 seen [rows, kDecodeKeys] if rows see different keys, else null
+//   finish(h, o)                  o is in order; false if it could not be, because of values that
+//                                 are not finite (until then a product may keep it elsewhere)
 //   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
 //   kFewestRows, Exact            what to use for fewer rows, or where finish() says so
 //
 // Keys and values of bfloat16 are multiplied in pairs where dot products of pairs are faster than
 // multiply-adds: neighbouring dims of a key, neighbouring keys for values, whose weights are
 // rounded to bfloat16 as in cpu/attention_product.hpp.
+//
+// Source: Dao et al. 2023, "Flash-Decoding" (blog), for the split that this is the inside of.
 #pragma once
 
 #include <algorithm>
@@ -121,9 +126,10 @@ struct PairedRow {
 template <class A, class T, class Unit>
 using DecodeRow = std::conditional_t<std::is_same_v<Unit, A>, VectorPair<A, T>, PairedRow<Unit>>;
 
-/// Whether what p points at must come from memory, by the time that a read of it takes: more than a
-/// last level cache needs (100 ticks of the time stamp counter and less), less than memory does
-/// (200 and more). Where there is no such counter: always.
+/// Whether what p points at must come from memory, by the time that a read of it takes. The limit
+/// lies between what a last level cache needs (50 to 150 ticks of the time stamp counter, what it
+/// takes to read that included) and memory (200 and more); where it errs, only time is lost. Where
+/// there is no such counter: always.
 inline bool is_far(const void* p) {
 #if defined(__x86_64__)
   constexpr std::uint64_t kTicks = 150;
