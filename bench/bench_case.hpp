@@ -175,12 +175,14 @@ class Times {
 };
 
 /// Runs `work` in the loop of `state` and measures the peak beside it, again and again: both slow
-/// down together. The share is that of the best iteration, of the median peak.
+/// down together. The share is that of the best iteration, of the median peak. A first run, whose
+/// memory is still the system's, is not measured.
 template <class Work>
 void measure_against_peak(benchmark::State& state, int threads, double flop, Work work,
                           double (*peak_of)() = fma_peak) {
   Times times;
   Times peaks;
+  work();
   peaks.add(peak_of());
   double next = 0.05;
   for (auto _ : state) {

@@ -1,4 +1,5 @@
-// The pool's rules: each index once, nested and concurrent loops, fork, exceptions, resizing.
+// The pool's rules: each index once, nested and concurrent loops, workers that come late, whose
+// scratch memory it is, fork, exceptions, resizing.
 #include "rapt/core/parallel.hpp"
 
 #include <gmock/gmock.h>
@@ -6,12 +7,17 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "rapt/core/scratch.hpp"
+
 #if defined(__unix__)
+#include <pthread.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #endif
@@ -61,11 +67,61 @@ TEST_F(Parallel, SurvivesManyShortLoopsOfChangingLength) {
 TEST_F(Parallel, RunsOnAsManyThreadsAsAsked) {
   set_num_threads(3);
   std::vector<std::thread::id> ids(3);
-  parallel_for(3,
-               [&](index_t i) { ids[static_cast<std::size_t>(i)] = std::this_thread::get_id(); });
+  std::atomic<int> begun{0};
+  parallel_for(3, [&](index_t i) {
+    ids[static_cast<std::size_t>(i)] = std::this_thread::get_id();
+    for (++begun; begun < 3;) std::this_thread::yield();  // nobody can do two
+  });
   EXPECT_EQ(ids[0], std::this_thread::get_id());  // index 0 belongs to the caller
   EXPECT_NE(ids[1], ids[0]);
+  EXPECT_NE(ids[2], ids[0]);
   EXPECT_NE(ids[2], ids[1]);
+}
+
+#if defined(__unix__)
+std::atomic<int> held{0};  // 1: a worker is to be held, 2: it is, 0: it may go
+
+// As if another program had the worker's core: a signal holds it, between loops.
+TEST_F(Parallel, DoesTheShareOfAWorkerThatCannotRun) {
+  set_num_threads(3);
+  std::vector<pthread_t> threads(3);
+  std::atomic<int> begun{0};
+  parallel_for(3, [&](index_t i) {
+    threads[static_cast<std::size_t>(i)] = pthread_self();
+    for (++begun; begun < 3;) std::this_thread::yield();
+  });
+  struct sigaction hold {
+  }, old{};
+  hold.sa_handler = [](int) {
+    for (held = 2; held == 2;) usleep(100);
+  };
+  ASSERT_EQ(sigaction(SIGUSR1, &hold, &old), 0);
+  held = 1;
+  ASSERT_EQ(pthread_kill(threads[2], SIGUSR1), 0);
+  for (int tries = 0; held == 1 && tries < 20000; ++tries) usleep(100);
+  const bool holds = held == 2;
+  for (int round = 0; holds && round < 100; ++round) EXPECT_EQ(visits(50), std::vector<int>(50, 1));
+  held = 0;
+  visits(3);
+  sigaction(SIGUSR1, &old, nullptr);
+  if (!holds) GTEST_SKIP() << "the signal did not come within two seconds";
+}
+#endif
+
+TEST_F(Parallel, ScratchMemoryBelongsToTheShareWhoeverRunsIt) {
+  set_num_threads(5);  // with fewer cores some threads come late
+  std::vector<const float*> first(5), now(5);
+  for (int round = 0; round < 300; ++round) {
+    parallel_for(5, [&](index_t i) {
+      Scratch<Cpu> scratch;
+      const auto x = scratch.tensor<float>(Shape<1>{1000});
+      now[static_cast<std::size_t>(i)] = x.data();
+      for (float& v : std::span(x.data(), 1000)) v = static_cast<float>(i);  // nobody else's
+      for (const float v : std::span(x.data(), 1000)) ASSERT_EQ(v, static_cast<float>(i));
+    });
+    if (round == 0) first = now;
+    ASSERT_EQ(now, first) << round;
+  }
 }
 
 TEST_F(Parallel, RunsANestedLoopOnItsOwnThread) {

@@ -2,9 +2,15 @@
 //
 //   parallel_for(n, [&](index_t i) { ... });      // calls f(0) ... f(n - 1), each exactly once
 //
-// The split is static: worker t of w takes the indices t, t + w, t + 2w, ... A caller cuts its work
+// The split is static: share t of w holds the indices t, t + w, t + 2w, ... A caller cuts its work
 // into tiles by shape alone and lets index i own tile i, so a result never depends on the number of
 // threads. (Dealing round robin, not in blocks, also balances causal work, where tile i costs i.)
+//
+//   share 0    the caller's                        share t    worker t's; but whoever is done with
+//                                                             its own takes one not yet begun
+//
+// So a loop does not wait for a worker that has no core to run on. What a share keeps between loops
+// (its scratch memory, ShareStorage) goes with the share, whichever thread it runs on.
 //
 // Rules
 //   * Pool size: RAPT_NUM_THREADS in the environment, else the cores this process may use;
@@ -14,15 +20,16 @@
 //   * Workers spin for half a millisecond after a loop, then sleep, so that the many short loops of
 //     a decode step do not each pay for a wake-up. With more threads than cores they sleep at once.
 //   * After fork() the child has no workers; its first loop starts a pool of its own.
-//   * An exception thrown by f is rethrown to the caller after all workers have stopped (the one of
-//     the lowest worker, if several threw).
+//   * An exception thrown by f is rethrown to the caller after all shares have ended (the one of
+//     the lowest share, if several threw).
 #pragma once
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -42,9 +49,34 @@ namespace rapt {
 
 namespace detail {
 
+/// What outlives a loop: of a thread outside loops, or of a share of the pool's loops, so that a
+/// share finds it again when another thread runs it. Values are found by the address of `key`.
+class ShareStorage {
+ public:
+  struct Value {
+    const void* key;
+    std::shared_ptr<void> value;
+  };
+  std::vector<Value> values;  // few: a short list beats a map
+
+  /// That of the share that this thread runs, or the thread's own.
+  static ShareStorage& current() {
+    static thread_local ShareStorage own;
+    ShareStorage* const share = of_share();
+    return share != nullptr ? *share : own;
+  }
+
+ private:
+  friend class ThreadPool;
+  static ShareStorage*& of_share() {
+    static thread_local ShareStorage* share = nullptr;
+    return share;
+  }
+};
+
 class ThreadPool {
  public:
-  using Task = void (*)(void* context, int worker, int workers);
+  using Task = void (*)(void* context, int share, int shares);
 
   static ThreadPool& instance() {
     // Never destroyed: a static destructor elsewhere may still run a loop.
@@ -71,7 +103,7 @@ class ThreadPool {
     size_.store(threads, std::memory_order_relaxed);
   }
 
-  /// Runs task on `size()` workers, the caller being worker 0; inline when the pool is busy.
+  /// Runs task in `size()` shares, the caller's being share 0; inline when the pool is busy.
   void run(Task task, void* context, index_t items) {
     if (items <= 1 || size() <= 1 || inside_loop()) {
       task(context, 0, 1);
@@ -85,8 +117,8 @@ class ThreadPool {
       return;
     }
     const int threads = size();  // read once the pool is ours: a resize may have come before us
-    const int workers = static_cast<int>(items < threads ? items : threads);
-    if (workers <= 1) {
+    const int shares = static_cast<int>(items < threads ? items : threads);
+    if (shares <= 1) {
       task(context, 0, 1);
       return;
     }
@@ -94,17 +126,15 @@ class ThreadPool {
     Shared& s = *shared;
     s.task = task;
     s.context = context;
-    s.workers = workers;
-    s.remaining.store(workers - 1, std::memory_order_relaxed);
-    for (auto& error : s.errors) error = nullptr;
-    announce(s, workers);
-    if (s.sleepers.load(std::memory_order_seq_cst) > 0) s.wake.notify_all();
-    work(s, 0);
+    s.count = shares;
+    s.remaining.store(shares - 1, std::memory_order_relaxed);
+    const std::uint64_t loop = announce(s, shares);
+    run_share(s, 0, nullptr);
+    run_shares(s, loop, 1, shares);
     const auto done = [&s] { return s.remaining.load(std::memory_order_acquire) == 0; };
     if (!spin(s, done))
       while (!done()) std::this_thread::yield();
-    for (auto& error : s.errors)
-      if (error) std::rethrow_exception(std::exchange(error, nullptr));
+    if (s.failed.load(std::memory_order_relaxed)) rethrow(s);
   }
 
  private:
@@ -112,19 +142,27 @@ class ThreadPool {
   /// between two of its loops, at most some 100 microseconds, and as long as a few wake-ups take.
   static constexpr std::chrono::microseconds kPatience{500};
 
+  /// Cores hand lines of memory to each other: what they fight for lies apart from what they keep.
+  static constexpr std::size_t kLine = 64;
+
+  struct Share {
+    alignas(kLine) std::atomic<std::uint64_t> begun{
+        0};  // the last loop in which some thread took it
+    alignas(kLine) std::exception_ptr error;
+    ShareStorage storage;
+  };
+
   struct Shared {
     std::mutex owner;  // held by the caller whose loop is running
-    std::mutex mutex;
-    std::condition_variable wake;
-    std::atomic<std::uint64_t> generation{0};  // number of the loop, then 16 bits: its workers
-    std::atomic<int> sleepers{0};
-    std::atomic<int> remaining{0};
-    std::atomic<bool> stopping{false};
-    std::atomic<bool> crowded{false};  // more threads than cores: who spins is in another's way
+    alignas(kLine) std::atomic<std::uint64_t> generation{0};  // number of the loop, 16 bits: shares
     Task task = nullptr;
     void* context = nullptr;
-    int workers = 0;
-    std::vector<std::exception_ptr> errors;
+    int count = 0;  // of the loop's shares
+    std::atomic<bool> stopping{false};
+    std::atomic<bool> crowded{false};  // more threads than cores: who spins is in another's way
+    alignas(kLine) std::atomic<int> remaining{0};
+    std::atomic<bool> failed{false};
+    std::deque<Share> shares;
   };
 
   ThreadPool() : shared_(std::make_shared<Shared>()), size_(default_size()) {}
@@ -182,28 +220,64 @@ class ThreadPool {
     return n > 0 ? static_cast<int>(n) : 1;
   }
 
-  /// A new loop for workers 1 .. workers - 1. Its number and its size are one word: a worker that
-  /// is not wanted reads nothing else, so it cannot meet the fields of the loop after.
-  static void announce(Shared& s, int workers) {
-    const std::lock_guard<std::mutex> lock(s.mutex);
+  /// A new loop. Its number and its size are one word: a worker that is not wanted reads nothing
+  /// else, so it cannot meet the fields of the loop after. Returns the number. (Not by a condition
+  /// variable: its notify_all may wait for a sleeper that was woken before and has no core yet.)
+  static std::uint64_t announce(Shared& s, int shares) {
     const std::uint64_t number = (s.generation.load(std::memory_order_relaxed) >> 16) + 1;
-    s.generation.store((number << 16) | static_cast<std::uint64_t>(workers),
+    s.generation.store((number << 16) | static_cast<std::uint64_t>(shares),
                        std::memory_order_release);
+    s.generation.notify_all();
+    return number;
   }
 
-  static void work(Shared& s, int worker) {
+  /// Whether this thread is the one that runs the share in that loop. Who comes too late, even for
+  /// the whole loop, finds its number, or a later one.
+  static bool take(Share& share, std::uint64_t loop) {
+    std::uint64_t last = share.begun.load(std::memory_order_relaxed);
+    return last < loop &&
+           share.begun.compare_exchange_strong(last, loop, std::memory_order_relaxed);
+  }
+
+  static void run_share(Shared& s, int share, ShareStorage* storage) {
     inside_loop() = true;
+    ShareStorage::of_share() = storage;
     try {
-      s.task(s.context, worker, s.workers);
+      s.task(s.context, share, s.count);
     } catch (...) {
-      s.errors[static_cast<std::size_t>(worker)] = std::current_exception();
+      s.shares[static_cast<std::size_t>(share)].error = std::current_exception();
+      s.failed.store(true, std::memory_order_relaxed);
     }
+    ShareStorage::of_share() = nullptr;
     inside_loop() = false;
+  }
+
+  /// Shares 1, 2, ... of a loop that nobody has begun, from `first` on. A loop that still has one
+  /// is not over, so its fields are there to be read.
+  static void run_shares(Shared& s, std::uint64_t loop, int first, int count) {
+    for (int i = 0; i < count - 1; ++i) {
+      const int share = 1 + (first - 1 + i) % (count - 1);
+      Share& mine = s.shares[static_cast<std::size_t>(share)];
+      if (!take(mine, loop)) continue;
+      run_share(s, share, &mine.storage);
+      s.remaining.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+
+  [[noreturn]] static void rethrow(Shared& s) {
+    s.failed.store(false, std::memory_order_relaxed);
+    std::exception_ptr first;
+    for (Share& share : s.shares) {
+      const std::exception_ptr error = std::exchange(share.error, nullptr);
+      if (!first) first = error;
+    }
+    std::rethrow_exception(first);
   }
 
   void start(int threads) {
     if (static_cast<int>(threads_.size()) == threads - 1) return;
-    shared_->errors.resize(static_cast<std::size_t>(threads));
+    auto& shares = shared_->shares;  // no worker runs yet
+    while (static_cast<int>(shares.size()) < threads) shares.emplace_back();
     shared_->crowded.store(threads > usable_cores());
     const std::uint64_t generation = shared_->generation.load();
     try {
@@ -219,9 +293,9 @@ class ThreadPool {
     if (threads_.empty()) return;
     shared_->stopping.store(true);
     announce(*shared_, 0);
-    shared_->wake.notify_all();
     for (auto& thread : threads_) thread.join();
     threads_.clear();
+    shared_->shares.clear();
     shared_->stopping.store(false);
   }
 
@@ -229,6 +303,7 @@ class ThreadPool {
     for (auto& thread : threads_) new (&thread) std::thread;  // no thread of that name runs here
     threads_.clear();
     new (&shared_) std::shared_ptr<Shared>(std::make_shared<Shared>());
+    ShareStorage::of_share() = nullptr;
     inside_loop() = false;
   }
 
@@ -238,19 +313,12 @@ class ThreadPool {
       const auto announced = [&s, seen] {
         return s.generation.load(std::memory_order_acquire) != seen;
       };
-      if (!spin(s, announced)) {
-        std::unique_lock<std::mutex> lock(s.mutex);
-        s.sleepers.fetch_add(1, std::memory_order_seq_cst);
-        s.wake.wait(lock, announced);
-        s.sleepers.fetch_sub(1, std::memory_order_seq_cst);
-      }
+      if (!spin(s, announced)) s.generation.wait(seen, std::memory_order_acquire);
       const std::uint64_t now = s.generation.load(std::memory_order_acquire);
       seen = now;
       if (s.stopping.load(std::memory_order_acquire)) return;
-      if (worker < static_cast<int>(now & 0xFFFF)) {
-        work(s, worker);
-        s.remaining.fetch_sub(1, std::memory_order_acq_rel);
-      }
+      const int shares = static_cast<int>(now & 0xFFFF);
+      if (worker < shares) run_shares(s, now >> 16, worker, shares);
     }
   }
 
@@ -285,9 +353,9 @@ void parallel_for(index_t n, F&& f) {
     index_t n;
   } context{&f, n};
   detail::ThreadPool::instance().run(
-      [](void* opaque, int worker, int workers) {
+      [](void* opaque, int share, int shares) {
         const Context& c = *static_cast<const Context*>(opaque);
-        for (index_t i = worker; i < c.n; i += workers) (*c.f)(i);
+        for (index_t i = share; i < c.n; i += shares) (*c.f)(i);
       },
       &context, n);
 }

@@ -1,4 +1,5 @@
-// Scratch memory for the length of a call: a stack of bytes per thread and backend.
+// Scratch memory for the length of a call: a stack of bytes per backend and thread, or share of a
+// parallel loop (core/parallel.hpp).
 //
 //   Scratch<B> scratch(backend);
 //   auto qkv = scratch.template tensor<T>(Shape{rows, width});      // uninitialized view
@@ -14,6 +15,7 @@
 #include <memory>
 #include <vector>
 
+#include "rapt/core/parallel.hpp"
 #include "rapt/core/tensor.hpp"
 
 namespace rapt {
@@ -35,12 +37,15 @@ class Arena {
   ~Arena() { release_blocks(); }
 
   static Arena& of(B backend) {
-    // Few backends (devices, streams) live in one thread: a short list beats a map.
-    static thread_local std::vector<std::unique_ptr<Arena>> arenas;
-    for (auto& arena : arenas)
-      if (arena->backend_ == backend) return *arena;
-    arenas.push_back(std::make_unique<Arena>(backend));
-    return *arenas.back();
+    static constexpr char kKey = 0;  // whose address names this type
+    auto& values = ShareStorage::current().values;
+    for (const ShareStorage::Value& value : values) {
+      if (value.key != &kKey) continue;
+      Arena& arena = *static_cast<Arena*>(value.value.get());
+      if (arena.backend_ == backend) return arena;
+    }
+    values.push_back({&kKey, std::make_shared<Arena>(backend)});
+    return *static_cast<Arena*>(values.back().value.get());
   }
 
   Mark mark() const { return {block_, used_}; }
@@ -97,7 +102,7 @@ class Arena {
 
 }  // namespace detail
 
-/// The part of this thread's scratch stack that belongs to the current call.
+/// The part of the scratch stack that belongs to the current call.
 template <class B = Cpu>
 class Scratch {
  public:

@@ -55,8 +55,11 @@ void row_addresses(const T** rows, const RowAddress<T>& at, index_t begin, index
     const T* row = at(begin + j);
     const index_t in_block =
         at.table == nullptr ? n - j : at.block_size - (begin + j) % at.block_size;
-    for (const index_t end = std::min(n, j + in_block); j < end; ++j, row += at.stride)
-      rows[j] = row;
+    const index_t end = std::min(n, j + in_block);
+    constexpr index_t kStep = 8;  // a loop of known length becomes vectors
+    for (; j + kStep <= end; j += kStep, row += kStep * at.stride)
+      for (index_t i = 0; i < kStep; ++i) rows[j + i] = row + i * at.stride;
+    for (; j < end; ++j, row += at.stride) rows[j] = row;
   }
 }
 

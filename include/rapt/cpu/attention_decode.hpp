@@ -1,7 +1,7 @@
 // Attention for few query rows (up to 16 of a group, as in decoding): every key row is read once
 // for all query heads of its group, straight from the cache, and nothing is packed.
 //
-//   for 64 keys at a time:
+//   for 128 keys at a time:
 //     s[r][j] = dot(q_r, k_j)          a product (cpu/attention_decode_product.hpp, _amx.hpp)
 //     e, m, l: online softmax          as in cpu/attention_forward.hpp
 //     o[r] += e[r][j] v_j              the same product
@@ -73,7 +73,7 @@ class DecodeItem {
         k_scale_(row_address(args, args.k_scales, seq, kv_head)),
         v_scale_(row_address(args, args.v_scales, seq, kv_head)),
         product_(scratch, kv_heads, rows_, args.q.extent(3), args.v.extent(3)) {
-    s_ = scratch.tensor<A>(Shape<2>{rows_, kDecodeKeys}).data();
+    s_ = scratch.tensor<A>(Shape<2>{round_up(rows_, index_t{4}), kDecodeKeys}).data();
     factors_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
     tops_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
     seen_ = scratch.tensor<mask_int<A>>(Shape<2>{rows_, kDecodeKeys}).data();
@@ -274,7 +274,7 @@ class DecodeItem {
   const S *k_tile_[2][kDecodeKeys], *v_tile_[2][kDecodeKeys];
   const float *k_scales_[kDecodeKeys], *v_scales_[kDecodeKeys];
   Product product_;
-  A *s_, *factors_, *tops_;  // s [rows, kDecodeKeys]
+  A *s_, *factors_, *tops_;  // s [rows up to a multiple of four, kDecodeKeys]
   mask_int<A>* seen_;        // [rows, kDecodeKeys]
 };
 

@@ -1,5 +1,5 @@
 // The products of attention for few rows (cpu/attention_decode.hpp): dot products of all rows of a
-// head with up to 64 keys, and sums of their values.
+// head with up to 128 keys, and sums of their values.
 //
 //   s[r][j] = dot(q_r, k_j)                 vectors along head_dim: R rows x J keys of accumulators
 //   o[r]    = f_r o[r] + sum e[r][j] v_j    R rows x N vectors of accumulators, all keys in one go
@@ -10,7 +10,8 @@
 //   Weight                        what scores become (soften_row)
 //   set_query(h, r, q, factor)    row r of head h, one after the other
 //   begin(h, o)                   o = 0
-//   scores(h, s, keys, next)      whole vectors of a row may be written; `next` is brought nearer
+//   scores(h, s, keys, next)      whole vectors of a row may be written, and rows up to a multiple
+//                                 of four; `next` is brought nearer
 //   accumulate(h, o, factors, s, seen, values, next)
 //                                 seen [rows, kDecodeKeys] if rows see different keys, else null
 //   finish(h, o)                  o is in order; false if it could not be, because of values that
@@ -37,8 +38,8 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 namespace detail {
 
-inline constexpr index_t kDecodeKeys = 64;  // most keys of a tile; row addresses are padded to it
-inline constexpr index_t kKeysOfStep = 8;   // whose values are weighed in a step of TilePrefetch
+inline constexpr index_t kDecodeKeys = 128;  // most keys of a tile; row addresses are padded to it
+inline constexpr index_t kKeysOfStep = 8;    // whose values are weighed in a step of TilePrefetch
 
 /// Rows of keys or of values of one head: rows[j] + offset, addresses padded to kDecodeKeys.
 template <class T>
@@ -408,7 +409,7 @@ template <bool kMixed, class Row, class A, class T>
   using V = Vec<A>;
   constexpr index_t kLanes = V::kLanes;
   constexpr auto vectors_for = [](index_t r) {
-    return V::kRegisters >= 32 ? (r >= 4 ? 4 : 8) : r >= 4 ? 2 : 4;
+    return V::kRegisters >= 32 ? (r >= 3 ? 4 : 8) : r >= 3 ? 2 : 4;
   };
   const auto over_dims = [&]<int kRows>(index_t i) {
     constexpr int kVecs = vectors_for(kRows);
@@ -424,8 +425,14 @@ template <bool kMixed, class Row, class A, class T>
   };
   index_t i = 0;
   for (; i + 4 <= rows; i += 4) over_dims.template operator()<4>(i);
-  if (rows & 2) over_dims.template operator()<2>(i), i += 2;
-  if (rows & 1) over_dims.template operator()<1>(i);
+  switch (rows - i) {
+    case 3:
+      return over_dims.template operator()<3>(i);
+    case 2:
+      return over_dims.template operator()<2>(i);
+    case 1:
+      return over_dims.template operator()<1>(i);
+  }
 }
 
 /// By the vector registers. Unit: accumulate_t<T>, or Bfloat16Pair.
@@ -443,18 +450,19 @@ class VectorDecode {
 
   VectorDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),
+        dot_rows_(rows % 4 == 3 ? rows + 1 : rows),
         dim_(dim),
         value_dim_(value_dim),
         q_step_(round_up(dim, Row::kLength)),
         value_step_(round_up(value_dim, V::kLanes)) {
-    q_ = scratch.tensor<Factor>(Shape<3>{heads, rows_, q_step_}).data();
+    q_ = scratch.tensor<Factor>(Shape<3>{heads, dot_rows_, q_step_}).data();
     if (Row::kHasQuads)
       quads_ = scratch.tensor<Factor>(Shape<3>{heads, whole_rows(), q_step_}).data();
   }
 
   void set_query(index_t h, index_t r, const T* from, A factor) {
     const V f = V::broadcast(factor);
-    Factor* const to = q_ + (h * rows_ + r) * q_step_;
+    Factor* const to = query(h, r);
     index_t t = 0;
     if constexpr (std::is_same_v<Factor, A> && std::is_same_v<Stored, T>) {  // else in order
       for (; t + Row::kLength <= dim_; t += Row::kLength) {
@@ -465,15 +473,18 @@ class VectorDecode {
     }
     std::fill(to + t, to + q_step_, Factor(0));
     for (; t < dim_; t += V::kLanes) (load_lanes<A>(from + t, dim_ - t) * f).store(to + t);
-    if constexpr (Row::kHasQuads)
-      if (r % 4 == 3) set_quads(quads_of(h) + (r - 3) * q_step_, to - 3 * q_step_, q_step_);
+    const bool pads = r + 1 == rows_ && rows_ < dot_rows_;
+    if (pads) std::fill_n(query(h, rows_), q_step_, Factor(0));
+    if constexpr (Row::kHasQuads) {
+      const index_t first = r / 4 * 4;
+      if (r % 4 == 3 || pads) set_quads(quads_of(h) + first * q_step_, query(h, first), q_step_);
+    }
   }
 
   void begin(index_t, A* o) { std::fill_n(o, rows_ * value_step_, A(0)); }
 
   void scores(index_t h, A* s, const DecodeKeys<Stored>& keys, TilePrefetch& next) const {
-    dot_keys<Row>(s, kDecodeKeys, q_ + h * rows_ * q_step_, q_step_, quads_of(h), rows_, keys, dim_,
-                  next);
+    dot_keys<Row>(s, kDecodeKeys, query(h, 0), q_step_, quads_of(h), dot_rows_, keys, dim_, next);
   }
 
   void accumulate(index_t, A* o, const A* factors, const A* s, const mask_int<A>* seen,
@@ -503,11 +514,13 @@ class VectorDecode {
   }
 
  private:
-  index_t whole_rows() const { return rows_ / 4 * 4; }
+  Factor* query(index_t h, index_t r) const { return q_ + (h * dot_rows_ + r) * q_step_; }
+  index_t whole_rows() const { return dot_rows_ / 4 * 4; }
   Factor* quads_of(index_t h) const { return quads_ + h * whole_rows() * q_step_; }
 
-  const index_t rows_, dim_, value_dim_, q_step_, value_step_;
-  Factor* q_;                // [heads, rows, q_step]
+  // Three rows left over are four to the dot products, the last one zeros: in one go, not in two.
+  const index_t rows_, dot_rows_, dim_, value_dim_, q_step_, value_step_;
+  Factor* q_;                // [heads, dot_rows, q_step]
   Factor* quads_ = nullptr;  // the same of each four rows, as dot_quads reads them
 };
 

@@ -385,7 +385,8 @@ struct AttentionCut {
 namespace detail {
 
 inline constexpr index_t kDecodeRows = 16;    // up to here, dot products beat packing
-inline constexpr index_t kDecodeSplit = 512;  // keys
+inline constexpr index_t kDecodeSplit = 512;  // most keys
+inline constexpr index_t kSmallSplit = 256;   // fewest, where sequences and heads are few
 inline constexpr index_t kTiledSplit = 2048;
 inline constexpr index_t kEnoughItems = 8;  // for a few threads
 inline constexpr index_t kFewRows = 192;    // of a block, below which packing shows
@@ -410,10 +411,19 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
     }
   }
   cut.query_blocks = ceil_div(seq.q_len, cut.queries);
-  cut.split = decode ? kDecodeSplit : kTiledSplit;
-  const bool split = decode || (cut.query_blocks == 1 && seq.kv_len >= 2 * kTiledSplit);
-  cut.splits = split ? std::max<index_t>(1, ceil_div(seq.kv_len, cut.split)) : 1;
-  if (cut.splits == 1) cut.split = std::max<index_t>(1, seq.kv_len);
+  cut.splits = 1;
+  if (decode) {
+    cut.splits = std::max<index_t>(1, ceil_div(seq.kv_len, kDecodeSplit));
+    while (sequences * kv_heads * cut.splits < kEnoughItems / 2 &&
+           seq.kv_len >= (cut.splits + 1) * kSmallSplit)
+      ++cut.splits;
+  } else if (cut.query_blocks == 1 && seq.kv_len >= 2 * kTiledSplit) {
+    cut.splits = ceil_div(seq.kv_len, kTiledSplit);
+  }
+  // As long as each other, or the thread that has the short one waits; but whole tiles.
+  const index_t unit = decode ? 16 : 128;
+  cut.split = std::max(unit, round_up(ceil_div(seq.kv_len, cut.splits), unit));
+  cut.splits = std::max<index_t>(1, ceil_div(seq.kv_len, cut.split));
   // Decode reads all heads of a token at once, where that leaves enough items.
   cut.kv_heads = 1;
   if (decode) {
