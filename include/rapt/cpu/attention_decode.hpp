@@ -34,6 +34,7 @@ inline namespace RAPT_SIMD {
 namespace detail {
 
 inline constexpr index_t kTileBytes = 262144;  // most bytes of a tile: two fit the second level
+inline constexpr index_t kFirstTile = 32;      // keys, if they come from memory; then 64, 128
 
 /// The rows of kv_heads heads of keys from kv_head on, against keys [kv_begin, kv_end). Rows of a
 /// token's heads lie side by side, so all heads take a tile before the next one is touched.
@@ -88,22 +89,26 @@ class DecodeItem {
       std::fill_n(m_of(h), rows_, kNone);
       std::fill_n(m_of(h) + rows_, rows_, A(0));
     }
-    const index_t tile = tile_keys();
-    bool far = false;  // then each tile is brought nearer during the one before
-    int now = 0;       // which of the addresses are those of the tile at hand
+    const index_t largest = tile_keys();
+    // If the keys come from memory, each tile is brought nearer during the one before. For the
+    // first one the split before may have done that; otherwise it is short.
+    const index_t after = std::min(kv_begin + largest, seq_.kv_len - 1);
+    const index_t first = std::min(kv_begin + kFirstTile, kv_end) - 1;
+    const bool far = kv_begin < kv_end && (is_far(k_row_(after)) || is_far(v_row_(after)));
+    index_t tile = far && is_far(v_row_(first)) ? std::min(kFirstTile, largest) : largest;
+    int now = 0;  // which of the addresses are those of the tile at hand
     addresses(now, kv_begin, std::min(tile, kv_end - kv_begin));
-    for (index_t begin = kv_begin; begin < kv_end; begin += tile, now = 1 - now) {
-      const index_t count = std::min(tile, kv_end - begin);
+    for (index_t begin = kv_begin, count; begin < kv_end; begin += count, now = 1 - now) {
+      count = std::min(tile, kv_end - begin);
+      tile = std::min(largest, 2 * tile);
       // The tile that comes next may be that of the next split, most likely this thread's too.
-      const index_t next = begin + tile, next_count = std::min(tile, seq_.kv_len - next);
+      const index_t next = begin + count, next_count = std::min(tile, seq_.kv_len - next);
       TilePrefetch nearer;
       if (next_count > 0) {
         addresses(1 - now, next, next_count);
-        const S *const *const k = k_tile_[1 - now], *const *const v = v_tile_[1 - now];
-        if (begin == kv_begin) far = is_far(k[next_count - 1]) || is_far(v[next_count - 1]);
         if (far) {
-          nearer.add(k, next_count, bytes_of_token(args_.k));
-          nearer.add(v, next_count, bytes_of_token(args_.v));
+          nearer.add(k_tile_[1 - now], next_count, bytes_of_token(args_.k));
+          nearer.add(v_tile_[1 - now], next_count, bytes_of_token(args_.v));
           nearer.spread(kv_heads_ * product_.steps(count));
         }
       }
