@@ -146,8 +146,7 @@ class ThreadPool {
   static constexpr std::size_t kLine = 64;
 
   struct Share {
-    alignas(kLine) std::atomic<std::uint64_t> begun{
-        0};  // the last loop in which some thread took it
+    alignas(kLine) std::atomic<std::uint64_t> begun{0};  // the last loop that had a taker for it
     alignas(kLine) std::exception_ptr error;
     ShareStorage storage;
   };
