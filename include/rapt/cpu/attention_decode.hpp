@@ -34,7 +34,7 @@ inline namespace RAPT_SIMD {
 namespace detail {
 
 inline constexpr index_t kTileBytes = 262144;  // most bytes of a tile: two fit the second level
-inline constexpr index_t kFirstTile = 32;      // keys, if they come from memory; then 64, 128
+inline constexpr index_t kFirstTile = 64;      // keys: nobody may have brought these nearer
 
 /// The rows of kv_heads heads of keys from kv_head on, against keys [kv_begin, kv_end). Rows of a
 /// token's heads lie side by side, so all heads take a tile before the next one is touched.
@@ -90,12 +90,11 @@ class DecodeItem {
       std::fill_n(m_of(h) + rows_, rows_, A(0));
     }
     const index_t largest = tile_keys();
-    // If the keys come from memory, each tile is brought nearer during the one before. For the
-    // first one the split before may have done that; otherwise it is short.
+    // If the keys come from memory, each tile is brought nearer during the one before. (That they
+    // do may change nothing else: sums depend on where tiles end.)
     const index_t after = std::min(kv_begin + largest, seq_.kv_len - 1);
-    const index_t first = std::min(kv_begin + kFirstTile, kv_end) - 1;
     const bool far = kv_begin < kv_end && (is_far(k_row_(after)) || is_far(v_row_(after)));
-    index_t tile = far && is_far(v_row_(first)) ? std::min(kFirstTile, largest) : largest;
+    index_t tile = std::min(kFirstTile, largest);
     int now = 0;  // which of the addresses are those of the tile at hand
     addresses(now, kv_begin, std::min(tile, kv_end - kv_begin));
     for (index_t begin = kv_begin, count; begin < kv_end; begin += count, now = 1 - now) {
