@@ -9,8 +9,9 @@
 //   share 0    the caller's                        share t    worker t's; but whoever is done with
 //                                                             its own takes one not yet begun
 //
-// So a loop does not wait for a worker that has no core to run on. What a share keeps between loops
-// (its scratch memory, ShareStorage) goes with the share, whichever thread it runs on.
+// So a loop does not wait for a worker that finds no core to begin on; one that has begun is waited
+// for. What a share keeps between loops (its scratch memory, ShareStorage) goes with the share,
+// whichever thread it runs on.
 //
 // Rules
 //   * Pool size: RAPT_NUM_THREADS in the environment, else the cores this process may use;
@@ -256,9 +257,9 @@ class ThreadPool {
   static void run_shares(Shared& s, std::uint64_t loop, int first, int count) {
     for (int i = 0; i < count - 1; ++i) {
       const int share = 1 + (first - 1 + i) % (count - 1);
-      Share& mine = s.shares[static_cast<std::size_t>(share)];
-      if (!take(mine, loop)) continue;
-      run_share(s, share, &mine.storage);
+      Share& state = s.shares[static_cast<std::size_t>(share)];
+      if (!take(state, loop)) continue;
+      run_share(s, share, &state.storage);
       s.remaining.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
