@@ -1,6 +1,6 @@
 // attention() and its gradient. Bound by arithmetic: for each pair that the mask lets see each
 // other, 4 heads head_dim FLOP forward and 2.5 times that backward, so read peak_share, the part of
-// this machine's own fp32 FMA peak (threads x one core), that the best iteration reached.
+// this machine's own fp32 FMA peak (of all threads at once), that the best iteration reached.
 #include <limits>
 
 #include "bench_case.hpp"

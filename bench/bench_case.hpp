@@ -83,75 +83,75 @@ inline double thread_seconds() {
 /// The clock of a benchmark: of one thread its own time, of several the wall's.
 inline double work_seconds(int threads) { return threads == 1 ? thread_seconds() : seconds(); }
 
-/// Multiply-adds a second of one core, times 2: twelve independent chains of vectors.
-inline double fma_peak() {
+/// Seconds that f(0), ..., f(threads - 1) take at once, one on each thread of a pool of so many.
+template <class F>
+double seconds_at_once(int threads, F f) {
+  const double start = work_seconds(threads);
+  parallel_for(threads, f);
+  return work_seconds(threads) - start;
+}
+
+/// Lanes of multiply-adds a second on so many threads, times 2: twelve independent chains of
+/// multiply(sum) on each, from zero.
+template <class Multiply>
+double chain_rate(int threads, Multiply multiply) {
   using V = cpu::Vec<float>;
   constexpr int kChains = 12, kSteps = 30000;
-  V sums[kChains];
-  for (V& s : sums) s = V::zero();
-  const V a = V::broadcast(0.999f), b = V::broadcast(1e-3f);
   double best = 1e9;
-  for (int round = 0; round < 7; ++round) {
-    const double start = thread_seconds();
-    for (int n = 0; n < kSteps; ++n) {
+  for (int round = 0; round < 7; ++round)
+    best = std::min(best, seconds_at_once(threads, [&](index_t) {
+                      V sums[kChains];
+                      for (V& s : sums) s = V::zero();
+                      for (int n = 0; n < kSteps; ++n) {
 #pragma GCC unroll 12
-      for (int i = 0; i < kChains; ++i) sums[i] = fma(sums[i], a, b);
-    }
-    best = std::min(best, thread_seconds() - start);
-  }
-  V total = V::zero();
-  for (const V& s : sums) total = total + s;
-  benchmark::DoNotOptimize(sum(total));
-  return 2.0 * kChains * V::kLanes * kSteps / best;
+                        for (int i = 0; i < kChains; ++i) sums[i] = multiply(sums[i]);
+                      }
+                      V total = V::zero();
+                      for (const V& s : sums) total = total + s;
+                      benchmark::DoNotOptimize(sum(total));
+                    }));
+  return 2.0 * kChains * V::kLanes * kSteps * threads / best;
+}
+
+/// fp32 FLOP a second of that many cores at once.
+inline double fma_peak(int threads = 1) {
+  using V = cpu::Vec<float>;
+  const V a = V::broadcast(0.999f), b = V::broadcast(1e-3f);
+  return chain_rate(threads, [=](V s) { return fma(s, a, b); });
 }
 
 /// The same of bfloat16 pairs by the machine's dot product (not by its matrix registers); the fp32
 /// peak where it has none.
 template <bool kDot = cpu::kBfloat16Dot>
-double bf16_dot_peak() {
+double bf16_dot_peak(int threads = 1) {
   if constexpr (kDot) {
-    using V = cpu::Vec<float>;
     using Pairs = cpu::Vec<std::conditional_t<kDot, cpu::Bfloat16Pair, float>>;
-    constexpr int kChains = 12, kSteps = 30000;
-    V sums[kChains];
-    for (V& s : sums) s = V::zero();
     const bfloat16 ones[2] = {bfloat16(1.f), bfloat16(1.f)};
     const bfloat16 halves[2] = {bfloat16(.5f), bfloat16(.5f)};
     const Pairs a = Pairs::broadcast(ones[0]), b = Pairs::broadcast(halves[0]);
-    double best = 1e9;
-    for (int round = 0; round < 7; ++round) {
-      const double start = thread_seconds();
-      for (int n = 0; n < kSteps; ++n) {
-#pragma GCC unroll 12
-        for (int i = 0; i < kChains; ++i) sums[i] = fma(a, b, sums[i]);
-      }
-      best = std::min(best, thread_seconds() - start);
+    return 2 * chain_rate(threads, [=](cpu::Vec<float> s) { return fma(a, b, s); });
+  } else {
+    return fma_peak(threads);
+  }
+}
+
+/// Bytes a second of that many cores that only read them, a part each.
+inline double read_rate(const void* data, std::size_t bytes, int threads = 1) {
+  using V = cpu::Vec<float>;
+  const std::size_t n = bytes / sizeof(float) / static_cast<std::size_t>(threads);
+  const std::size_t step = 8 * V::kLanes;
+  const double took = seconds_at_once(threads, [&](index_t thread) {
+    const float* p = static_cast<const float*>(data) + static_cast<std::size_t>(thread) * n;
+    V sums[8];
+    for (V& s : sums) s = V::zero();
+    for (std::size_t i = 0; i + step <= n; i += step) {
+#pragma GCC unroll 8
+      for (std::size_t c = 0; c < 8; ++c) sums[c] = max(sums[c], V::load(p + i + c * V::kLanes));
     }
     V total = V::zero();
     for (const V& s : sums) total = total + s;
     benchmark::DoNotOptimize(sum(total));
-    return 4.0 * kChains * V::kLanes * kSteps / best;
-  } else {
-    return fma_peak();
-  }
-}
-
-/// Bytes a second of one core that only reads them.
-inline double read_rate(const void* data, std::size_t bytes) {
-  using V = cpu::Vec<float>;
-  const auto* p = static_cast<const float*>(data);
-  const std::size_t n = bytes / sizeof(float), step = 8 * V::kLanes;
-  V sums[8];
-  for (V& s : sums) s = V::zero();
-  const double start = thread_seconds();
-  for (std::size_t i = 0; i + step <= n; i += step) {
-#pragma GCC unroll 8
-    for (std::size_t c = 0; c < 8; ++c) sums[c] = max(sums[c], V::load(p + i + c * V::kLanes));
-  }
-  const double took = thread_seconds() - start;
-  V total = V::zero();
-  for (const V& s : sums) total = total + s;
-  benchmark::DoNotOptimize(sum(total));
+  });
   return static_cast<double>(bytes) / took;
 }
 
@@ -179,11 +179,11 @@ class Times {
 /// memory is still the system's, is not measured.
 template <class Work>
 void measure_against_peak(benchmark::State& state, int threads, double flop, Work work,
-                          double (*peak_of)() = fma_peak) {
+                          double (*peak_of)(int) = fma_peak) {
   Times times;
   Times peaks;
   work();
-  peaks.add(peak_of());
+  peaks.add(peak_of(threads));
   double next = 0.05;
   for (auto _ : state) {
     const double start = work_seconds(threads);
@@ -192,16 +192,17 @@ void measure_against_peak(benchmark::State& state, int threads, double flop, Wor
     state.SetIterationTime(took);
     times.add(took);
     if (times.total() > next) {
-      peaks.add(peak_of());
+      peaks.add(peak_of(threads));
       next = times.total() + 0.05;
     }
   }
-  peaks.add(peak_of());
+  peaks.add(peak_of(threads));
   const double peak = peaks.median();
   state.counters["FLOP/s"] =
       benchmark::Counter(flop, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["peak_share"] = flop / (times.best() * peak * threads);
-  state.counters["median_share"] = flop / (times.median() * peak * threads);
+  state.counters["peak"] = peak;
+  state.counters["peak_share"] = flop / (times.best() * peak);
+  state.counters["median_share"] = flop / (times.median() * peak);
 }
 
 /// Takes --case NAME out of the arguments, registers those cases, or the built-in ones, and runs.

@@ -1,6 +1,7 @@
 // attention() for one new token, or a few, against a cache. Bound by reading K and V once: read
-// bytes/s, and peak_share, the part of the rate at which one core reads as many bytes (measured
-// between the iterations, on the next keys and values) and does nothing with them. Medians.
+// bytes/s, and peak_share, the part of the rate at which the cores in use read as many bytes
+// (measured between the iterations, on the next keys and values) and does nothing with them.
+// Medians.
 //
 //   state   hot: one cache, over and over       cold: as many caches as it takes to leave every
 //           level below the last
@@ -90,8 +91,9 @@ void decode(benchmark::State& state, const Case& c) {
   Times reading, attending;
   std::size_t at = 0;
   const auto next = [&] { at = at + 1 == copies ? 0 : at + 1; };
-  const auto seconds_to_read = [](const auto& x) {
-    return x.empty() ? 0. : static_cast<double>(x.bytes()) / read_rate(x.data(), x.bytes());
+  const auto seconds_to_read = [&](const auto& x) {
+    if (x.empty()) return 0.;
+    return static_cast<double>(x.bytes()) / read_rate(x.data(), x.bytes(), threads);
   };
   for (auto _ : state) {
     if constexpr (kScaled) options.k_scales = k_scales[at], options.v_scales = v_scales[at];
@@ -120,9 +122,8 @@ void decode(benchmark::State& state, const Case& c) {
   state.counters["bytes/s"] = rate(seen);
   state.counters["tokens/s"] = rate(static_cast<double>(batch * q_len));
   const double part = seen / static_cast<double>(bytes);
-  state.counters["read_bytes/s"] = static_cast<double>(bytes) / reading.median();
-  state.counters["peak_share"] =
-      part * reading.median() / (attending.median() * static_cast<double>(threads));
+  state.counters["peak"] = static_cast<double>(bytes) / reading.median();
+  state.counters["peak_share"] = part * reading.median() / attending.median();
 }
 
 void run(benchmark::State& state, const Case& c) {

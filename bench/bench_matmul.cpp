@@ -7,8 +7,9 @@
 // Many rows are bound by arithmetic: read peak_share, the part of the fp32 FMA peak (bf16: of the
 // bfloat16 dot product's peak, which the matrix registers of some machines exceed). One to 16 rows
 // are bound by reading w: read read_share, the rate at which w is read as a part of the rate at
-// which one core reads as many bytes, measured in between. state:cold turns through copies of w
-// that no cache holds together. library:eigen is Eigen's product of the same views, for comparison.
+// which the cores in use read as many bytes, measured in between. state:cold turns through copies
+// of w that no cache holds together. library:eigen is Eigen's product of the same views, for
+// comparison.
 #include <deque>
 
 #include "bench_case.hpp"
@@ -104,7 +105,7 @@ void run_of(benchmark::State& state, const Case& c) {
       turn = (turn + 1) % copies;
       const void* next = packed ? static_cast<const void*>(ahead[turn].memory().data())
                                 : static_cast<const void*>(plain[turn].data());
-      reading.add(bytes / read_rate(next, static_cast<std::size_t>(bytes)));
+      reading.add(bytes / read_rate(next, static_cast<std::size_t>(bytes), threads));
       turn = (turn + 1) % copies;
     }
     state.counters["read_share"] = reading.median() / products.median();

@@ -2,10 +2,13 @@
 """rapt beside PyTorch on the same shapes: runs both in turn and prints the table of ratios.
 
     bench/compare.py [--bench build/bench] [--rounds 5] [--threads 1] [--only REGEX] [--json]
+    bench/compare.py --scaling 2 [...]      one thread beside two, rapt alone
 
 A row is a case of one of our benchmark programs and a function that does the same with PyTorch.
 In each round every row runs once here and once there, so that a busy machine slows both; medians
 of the rounds are compared. One thread is measured by the time it ran, several by the wall clock.
+The last column of --scaling is what the cores themselves give in the same runs: the bound of the
+row (multiply-adds, or bytes read) on all threads at once against that of one.
 Exit code 0; 2 for a wrong flag, a missing program or a missing PyTorch (rows of rapt alone need
 --no-torch).
 """
@@ -133,22 +136,30 @@ ROWS = [
 ]
 
 
+# Rows of rapt alone, for --scaling.
+OWN_ROWS = [
+    ("bench_matmul", "matmul/dtype:fp32/m:512/k:576/n:1536/layout:weight/packed:1", None),
+    ("bench_model", "model/name:smollm2-135m/weights:blocks/pass:prefill/tokens:512", None),
+    ("bench_model", "model/name:smollm2-135m/weights:blocks/pass:decode/context:512", None),
+]
+
+
 # ---- measuring ----
 
 
 def ours(program, case, min_time):
-    """Seconds a call and the share of the bound, from one run of a benchmark program; None where
-    the program skips the case."""
+    """Seconds a call, the share of the bound and the bound, from one run of a benchmark program;
+    None where the program skips the case."""
     out = subprocess.run(
         [program, "--case", case, "--benchmark_format=json", f"--benchmark_min_time={min_time}"],
         check=True, capture_output=True, text=True).stdout
     run = json.loads(out)["benchmarks"][0]
     if run.get("error_occurred"):
-        return None, None
+        return None, None, None
     unit = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}[run["time_unit"]]
     # Programs that take the time themselves report it as the real time.
     own = "real_time" if re.search("/(manual|real)_time$", run["name"]) else "cpu_time"
-    return run[own] * unit, run.get("peak_share")
+    return run[own] * unit, run.get("peak_share"), run.get("peak")
 
 
 def theirs(call, threads, min_time):
@@ -181,12 +192,48 @@ def text_of(seconds):
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
 
+def scaling(rows, flags):
+    """Runs every row on one thread and on several, in turn, and prints the table."""
+    counts = (1, flags.scaling)
+    runs = {case: {count: [] for count in counts} for _, case, _ in rows}
+    for turn in range(flags.rounds):
+        for name, case, _ in rows:
+            for count in counts:
+                runs[case][count].append(
+                    ours(flags.bench / name, f"{case}/threads:{count}", flags.min_time))
+            print(f"round {turn + 1} of {flags.rounds}: {case}", file=sys.stderr)
+
+    if not flags.json:
+        print(f"Medians of {flags.rounds} rounds.\n")
+        print(f"| case | 1 thread | {counts[1]} threads | ratio | best against best | the cores' own |"
+              "\n|---|---|---|---|---|---|")
+    for _, case, _ in rows:
+        one, many = (runs[case][count] for count in counts)
+        if None in one[0]:
+            print(f"compare.py: {case} was skipped", file=sys.stderr)
+            continue
+
+        def median(list_of_runs, field):
+            return statistics.median(run[field] for run in list_of_runs)
+
+        a, b = median(one, 0), median(many, 0)
+        best = min(run[0] for run in one) / min(run[0] for run in many)
+        cores = median(many, 2) / median(one, 2)
+        if flags.json:
+            print(json.dumps({"case": case, "threads": counts[1], "one_seconds": a,
+                              "many_seconds": b, "best_ratio": best, "cores_ratio": cores}))
+        else:
+            print(f"| {case} | {text_of(a)} | {text_of(b)} | {a / b:.2f} | {best:.2f} | {cores:.2f} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", default="build/bench", type=pathlib.Path,
                         help="folder of the benchmark programs")
     parser.add_argument("--rounds", default=5, type=int)
     parser.add_argument("--threads", default=1, type=int)
+    parser.add_argument("--scaling", default=0, type=int, metavar="N",
+                        help="compare one thread with N, rapt alone")
     parser.add_argument("--min-time", default=0.2, type=float, help="seconds a row and round")
     parser.add_argument("--only", default="", help="rows whose case matches this expression")
     parser.add_argument("--no-torch", action="store_true", help="rapt alone")
@@ -194,7 +241,7 @@ def main():
     flags = parser.parse_args()
 
     torch = None
-    if not flags.no_torch:
+    if not flags.no_torch and not flags.scaling:
         try:
             import torch
         except ImportError:
@@ -204,12 +251,17 @@ def main():
         torch.set_num_threads(flags.threads)
         torch.manual_seed(1)
 
-    rows = [row for row in ROWS if re.search(flags.only, row[1])]
+    all_rows = ROWS + OWN_ROWS if flags.scaling else ROWS
+    rows = [row for row in all_rows if re.search(flags.only, row[1])]
     missing = sorted({name for name, _, _ in rows if not (flags.bench / name).exists()})
-    if missing or not rows or flags.rounds < 1 or flags.threads < 1:
+    if missing or not rows or flags.rounds < 1 or flags.threads < 1 or flags.scaling < 0:
         what = f"no {', '.join(missing)} in {flags.bench}" if missing else "no such rows or rounds"
         print(f"compare.py: {what}", file=sys.stderr)
         return 2
+
+    if flags.scaling:
+        scaling(rows, flags)
+        return 0
 
     calls = {}
     results = {case: ([], [], []) for _, case, _ in rows}
@@ -217,7 +269,7 @@ def main():
         for name, case, make in rows:
             full_case = f"{case}/threads:{flags.threads}"
             mine, shares, peer = results[case]
-            seconds, share = ours(flags.bench / name, full_case, flags.min_time)
+            seconds, share, _ = ours(flags.bench / name, full_case, flags.min_time)
             if seconds is None:
                 continue
             mine.append(seconds)

@@ -388,8 +388,9 @@ inline constexpr index_t kDecodeRows = 16;    // up to here, dot products beat p
 inline constexpr index_t kDecodeSplit = 512;  // most keys
 inline constexpr index_t kSmallSplit = 256;   // fewest, where sequences and heads are few
 inline constexpr index_t kTiledSplit = 2048;
-inline constexpr index_t kEnoughItems = 8;  // for a few threads
-inline constexpr index_t kFewRows = 192;    // of a block, below which packing shows
+inline constexpr index_t kEnoughItems = 8;   // for a few threads
+inline constexpr index_t kFewRows = 192;     // of a block, below which packing shows
+inline constexpr index_t kFewestRows = 128;  // the same, where a thread would wait instead
 
 /// Blocks of up to max_rows rows, a multiple of row_unit where there are several.
 inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t kv_heads,
@@ -401,10 +402,15 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
   cut.queries = std::max<index_t>(1, seq.q_len);
   if (!decode) {
     index_t blocks = ceil_div(cut.queries, std::max<index_t>(1, max_rows / cut.heads));
-    const auto few = [&](index_t n) {
-      return sequences * kv_heads * cut.head_blocks * ((n + 1) / 2) < kEnoughItems;
+    const auto items = [&](index_t n) {
+      return sequences * kv_heads * cut.head_blocks * ((n + 1) / 2);
     };
-    while (few(blocks) && cut.queries * cut.heads >= (blocks + 1) * kFewRows) ++blocks;
+    const index_t rows = cut.queries * cut.heads;
+    while (items(blocks) < kEnoughItems && rows >= (blocks + 1) * kFewRows) ++blocks;
+    // Of few items, an odd one leaves a thread waiting.
+    if (items(blocks) % 2 == 1 && items(blocks) < 4 * kEnoughItems &&
+        rows >= (blocks + 2) * kFewestRows)
+      blocks += 2;
     if (blocks > 1) {
       blocks += blocks % 2;
       cut.queries = round_up(ceil_div(cut.queries, blocks), row_unit);
@@ -481,7 +487,9 @@ class AttentionForward {
     if (args_.probabilities) clear_probabilities();
 
     const index_t items = first_item_[sequences];
-    constexpr double kWorthThreads = 1 << 18;  // below, waking a thread costs more than it does
+    // Below, waking a thread costs more than it does.
+    constexpr double kWorthThreads = 1 << 18;
+    constexpr index_t kWorthMerging = 1 << 14;
     const auto attend = [this](index_t item) { attend_item(item); };
     const auto merge = [this](index_t item) { merge_item(item); };
     if (work < kWorthThreads) {
@@ -489,7 +497,10 @@ class AttentionForward {
       for (index_t item = 0; partials > 0 && item < items; ++item) merge(item);
     } else {
       parallel_for(items, attend);
-      if (partials > 0) parallel_for(items, merge);
+      if (partials >= kWorthMerging)
+        parallel_for(items, merge);
+      else
+        for (index_t item = 0; partials > 0 && item < items; ++item) merge(item);
     }
   }
 
