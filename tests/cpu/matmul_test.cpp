@@ -182,6 +182,26 @@ TYPED_TEST(Matmul, PackedAheadOrOnTheWayIsTheSame) {
   }
 }
 
+TYPED_TEST(Matmul, PackedOnceForManyRowsIsTheSame) {
+  // b of more than 2 MiB, and of more than 8: packed once, the latter in two strips.
+  constexpr index_t kSize = sizeof(accumulate_t<TypeParam>);
+  for (const auto& [m, n, k] : std::vector<std::tuple<index_t, index_t, index_t>>{
+           {1030, 1300, 901 / kSize}, {520, 5200, 1640 / kSize}})
+    for (const bool by_rows : {true, false}) {
+      SCOPED_TRACE(testing::Message() << "m " << m << " n " << n << " k " << k << " " << by_rows);
+      Philox random(11);
+      Strided<TypeParam> a(m, k, by_rows, 1, random), b(k, n, !by_rows, 1, random);
+      Tensor<TypeParam, 1> bias(Shape{n});
+      fill_normal(bias, random);
+      Tensor<TypeParam, 2> plain({m, n}), packed({m, n});
+      fill_normal(plain, random);
+      packed = plain;
+      matmul(plain, a.view, b.view, {.bias = bias, .accumulate = true});
+      matmul(packed, a.view, PackedMatrix<TypeParam>(b.view), {.bias = bias, .accumulate = true});
+      EXPECT_EQ(std::memcmp(packed.data(), plain.data(), plain.bytes()), 0);
+    }
+}
+
 TYPED_TEST(Matmul, PackedMatricesGiveTheirElementsBack) {
   for (const bool by_rows : {true, false})
     for (const auto& [k, n] :

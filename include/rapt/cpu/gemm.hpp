@@ -68,6 +68,8 @@ struct ProductFormat {
   static constexpr index_t kDepthBlock = 4 * kChunk;  // units of k between two visits of a sum
   static constexpr index_t kStripBytes = 384 * 1024;  // of b that stay in L2
   static constexpr index_t kRowsBytes = 768 * 1024;   // of a, rearranged, that stay in L2
+  static constexpr index_t kPacksAgain = 2 << 20;     // bytes of b, above which it is packed once,
+  static constexpr index_t kPackedBytes = 8 << 20;    // these at a time
   static constexpr index_t kRowBlock = 512 / kRows * kRows;        // rows for one packing of b
   static constexpr index_t kPackedRowBlock = 128 / kRows * kRows;  // where b came packed
 };
@@ -110,6 +112,12 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sums[i][v] = V::zero();
+  }
+  // What is written, and read if there are sums already, may come from memory.
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(to + i * to_stride + v * V::kLanes, 1);
   }
   for (index_t l = 0; l < depth; ++l) {
     U bl[kVectors];
@@ -467,6 +475,25 @@ struct Product {
 
 }  // namespace detail
 
+/// Elements of b [k, n], packed.
+template <class T>
+index_t packed_size(index_t k, index_t n) {
+  using F = ProductFormat<T>;
+  return detail::blocks_of(k, F::kDepth) * detail::blocks_of(n, F::kLanes) * F::kLanes;
+}
+
+/// b [k, n] in the order in which `product` reads it; to has packed_size<T>(k, n) elements.
+template <class T>
+void pack_columns(PackedElement<T>* to, MatrixRef<T> b, index_t k, index_t n) {
+  using F = ProductFormat<T>;
+  parallel_for(detail::blocks_of(n, F::kPanel), [&](index_t panel) {
+    const index_t j = panel * F::kPanel;
+    detail::pack_panel(to + j * detail::blocks_of(k, F::kDepth),
+                       MatrixRef<T>{b.at(0, j), b.outer, b.by_rows},
+                       std::min<index_t>(F::kPanel, n - j), k);
+  });
+}
+
 /// out[m, n] = a b (+ bias) (+ out); Out is T or accumulate_t<T>. Any m, n, k.
 template <class Out, class T>
 void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b, index_t k,
@@ -474,6 +501,28 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
   using F = ProductFormat<T>;
   const index_t m = out.extent(0), n = out.extent(1);
   if (m == 0 || n == 0) return;
+  if constexpr (std::is_same_v<PackedElement<T>, typename F::Unit>) {
+    // Where blocks of rows would pack much of b again, it is packed once for all of them, as many
+    // columns at a time as a last level cache holds.
+    const index_t column_bytes = k * static_cast<index_t>(sizeof(T));
+    const index_t again = (m - 1) / F::kRowBlock * n * column_bytes;
+    if (b.packed == nullptr && again > F::kPacksAgain) {
+      const index_t strip =
+          std::max<index_t>(1, F::kPackedBytes / column_bytes / F::kPanel) * F::kPanel;
+      Scratch<Cpu> scratch;
+      auto* const packed =
+          scratch.template tensor<PackedElement<T>>(Shape{packed_size<T>(k, std::min(n, strip))})
+              .data();
+      for (index_t j = 0; j < n; j += strip) {
+        const index_t j_end = std::min(n, j + strip);
+        pack_columns<T>(packed, MatrixRef<T>{b.plain.at(0, j), b.plain.outer, b.plain.by_rows}, k,
+                        j_end - j);
+        product(out.slice(1, j, j_end), a, ProductWeights<T>{.packed = packed}, k,
+                bias == nullptr ? nullptr : bias + j, accumulate);
+      }
+      return;
+    }
+  }
   const detail::Product<T, Out> shared{out.data(), out.stride(0), m, n, k, a, b, bias, accumulate};
 
   // Few large blocks pack least; all threads need some. No sum depends on where the cuts are.
@@ -507,25 +556,6 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
       }
     }
     shared.template run<typename F::Unit>(row, row_end, column, column_end);
-  });
-}
-
-/// Elements of b [k, n], packed.
-template <class T>
-index_t packed_size(index_t k, index_t n) {
-  using F = ProductFormat<T>;
-  return detail::blocks_of(k, F::kDepth) * detail::blocks_of(n, F::kLanes) * F::kLanes;
-}
-
-/// b [k, n] in the order in which `product` reads it; to has packed_size<T>(k, n) elements.
-template <class T>
-void pack_columns(PackedElement<T>* to, MatrixRef<T> b, index_t k, index_t n) {
-  using F = ProductFormat<T>;
-  parallel_for(detail::blocks_of(n, F::kPanel), [&](index_t panel) {
-    const index_t j = panel * F::kPanel;
-    detail::pack_panel(to + j * detail::blocks_of(k, F::kDepth),
-                       MatrixRef<T>{b.at(0, j), b.outer, b.by_rows},
-                       std::min<index_t>(F::kPanel, n - j), k);
   });
 }
 
