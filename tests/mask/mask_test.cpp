@@ -339,5 +339,39 @@ TEST(Mask, RunsOfKeysAreWhatAQuerySees) {
   static_assert(!RangeMask<Or<SlidingWindow, SinkTokens>>);
 }
 
+/// Of every range of keys: what the mask says is one run is what asking about every pair says.
+/// Returns how many of all ranges and queries it knows.
+template <class M>
+int expect_runs(const M& mask) {
+  int known = 0;
+  for (index_t q = -3; q < 20; ++q)
+    for (index_t begin = 0; begin < 12; ++begin)
+      for (index_t end = begin; end <= 12; ++end) {
+        PositionRange run;
+        if (!visible_run(mask, 0, 0, q, {begin, end}, run)) continue;
+        ++known;
+        for (index_t kv = begin; kv < end; ++kv)
+          EXPECT_EQ(run.begin <= kv && kv < run.end, mask(0, 0, q, kv))
+              << "q " << q << " kv " << kv << " of " << begin << ", " << end;
+        EXPECT_TRUE(run.empty() || (begin <= run.begin && run.end <= end));
+      }
+  return known;
+}
+
+TEST(Mask, RunsOfRangesAreWhatAQuerySees) {
+  constexpr int kAll = 23 * 90;  // queries times ranges
+  const auto odd = [](index_t, index_t, index_t, index_t kv) { return kv % 2 == 1; };
+  for (const index_t n : {index_t{1}, index_t{4}, kMax}) {
+    EXPECT_EQ(expect_runs(Causal{} & SlidingWindow{n}), kAll);
+    EXPECT_EQ(expect_runs(Causal{} & (SlidingWindow{n} | SinkTokens{0})), kAll);
+    const int some = expect_runs(Causal{} & (SlidingWindow{n} | SinkTokens{2}));
+    EXPECT_GT(some, kAll / 2);
+    EXPECT_TRUE(n > 1 || some < kAll);  // first tokens, a gap, and a window
+    expect_runs((ChunkedLocal{5} | SinkTokens{n}) & (SlidingWindow{3} | Causal{}));
+  }
+  EXPECT_EQ(expect_runs(Causal{} & odd), 0);
+  EXPECT_EQ(expect_runs(SinkTokens{3} | ~Causal{}), 0);
+}
+
 }  // namespace
 }  // namespace rapt::test

@@ -218,14 +218,24 @@ struct Columns {
 };
 
 /// seen[j] = all ones where the mask lets the query see key j, else 0. Returns columns that hold
-/// all that are seen, rounded to chunks of a vector. Whole chunks are loops of known length, which
-/// compilers turn into vector code, a user's lambda included.
+/// all that are seen: the run of a mask that knows it, else rounded to chunks of a vector. Whole
+/// chunks are loops of known length, which compilers turn into vector code, a user's lambda
+/// included.
 template <class A, class Mask>
 Columns ask_row(mask_int<A>* seen, const Mask& mask, index_t b, index_t h, index_t q_pos,
                 const KeySpan& keys) {
   using M = mask_int<A>;
   constexpr index_t kChunk = Vec<A>::kLanes;
   Columns columns;
+  if (PositionRange run;
+      keys.given == nullptr &&
+      visible_run(mask, b, h, q_pos, {keys.begin, keys.begin + keys.count}, run)) {
+    std::fill_n(seen, keys.count, M(0));
+    if (run.empty()) return columns;
+    columns.include(run.begin - keys.begin, run.end - keys.begin);
+    std::fill(seen + columns.begin, seen + columns.end, M(-1));
+    return columns;
+  }
   for (index_t j = 0; j < keys.count; j += kChunk) {
     M any = 0;
     M* const to = seen + j;

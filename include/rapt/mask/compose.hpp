@@ -86,6 +86,11 @@ struct And {
     const PositionRange l = left.visible_range(b, h, q_pos), r = right.visible_range(b, h, q_pos);
     return {l.begin > r.begin ? l.begin : r.begin, l.end < r.end ? l.end : r.end};
   }
+  RAPT_HOST_DEVICE constexpr bool visible_run(index_t b, index_t h, index_t q_pos, PositionRange of,
+                                              PositionRange& run) const {
+    return rapt::visible_run(left, b, h, q_pos, of, run) &&
+           rapt::visible_run(right, b, h, q_pos, run, run);
+  }
   constexpr auto bind(const CallShape& call) const {
     return rapt::And<decltype(bind_call(left, call)), decltype(bind_call(right, call))>{
         bind_call(left, call), bind_call(right, call)};
@@ -109,6 +114,20 @@ struct Or {
     const TileVerdict verdict = rapt::classify(left, b, h, q, kv);
     if (verdict == TileVerdict::full) return verdict;
     return detail::verdict_of_or(verdict, rapt::classify(right, b, h, q, kv));
+  }
+  /// Of what both sides see, runs that overlap or touch are one.
+  RAPT_HOST_DEVICE constexpr bool visible_run(index_t b, index_t h, index_t q_pos, PositionRange of,
+                                              PositionRange& run) const {
+    PositionRange l, r;
+    if (!rapt::visible_run(left, b, h, q_pos, of, l) ||
+        !rapt::visible_run(right, b, h, q_pos, of, r))
+      return false;
+    if (l.empty() || r.empty()) {
+      run = l.empty() ? r : l;
+      return true;
+    }
+    run = {l.begin < r.begin ? l.begin : r.begin, l.end > r.end ? l.end : r.end};
+    return l.begin <= r.end && r.begin <= l.end;
   }
   constexpr auto bind(const CallShape& call) const {
     return rapt::Or<decltype(bind_call(left, call)), decltype(bind_call(right, call))>{

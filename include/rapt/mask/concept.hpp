@@ -17,7 +17,10 @@
 //
 //   mask.visible_range(b, h, q_pos) -> PositionRange
 //
-// and a kernel cuts a partial tile at its ends instead of asking pair by pair.
+// and a kernel cuts a partial tile at its ends instead of asking pair by pair. A mask that knows
+// only of some positions whether they hold one run (first tokens and a window: of most tiles) says
+//
+//   mask.visible_run(b, h, q_pos, of, run) -> bool     run: what is seen of the range `of`, if true
 //
 // Masks travel by value into kernels of both backends: keep them plain data (numbers and views),
 // with RAPT_HOST_DEVICE on the call operator.
@@ -79,6 +82,22 @@ concept RangeMask = AttentionMask<M> &&
     requires(const M& mask, index_t b, index_t h, index_t q_pos) {
   { mask.visible_range(b, h, q_pos) } -> std::same_as<PositionRange>;
 };
+
+/// Whether what a query sees of the positions `of` is known to be one run, perhaps an empty one,
+/// and which.
+template <AttentionMask M>
+RAPT_HOST_DEVICE constexpr bool visible_run(const M& mask, index_t b, index_t h, index_t q_pos,
+                                            PositionRange of, PositionRange& run) {
+  if constexpr (RangeMask<M>) {
+    const PositionRange seen = mask.visible_range(b, h, q_pos);
+    run = {seen.begin > of.begin ? seen.begin : of.begin, seen.end < of.end ? seen.end : of.end};
+    return true;
+  } else if constexpr (requires { mask.visible_run(b, h, q_pos, of, run); }) {
+    return mask.visible_run(b, h, q_pos, of, run);
+  } else {
+    return false;
+  }
+}
 
 /// The sizes of the call that a mask or score is used in. Ragged batches bind once per sequence,
 /// with that sequence's lengths. A batch or heads of 0 is not known, and not checked.
