@@ -19,16 +19,17 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
 /// Tiles: AmxTiles, or what a test puts in its place.
-template <class Tiles = AmxTiles, class Unit = Bfloat16Pair>
+template <class Tiles = AmxTiles, class Packed = Bfloat16Pair>
 class AmxProduct {
   using V = Vec<float>;
-  using U = Vec<Unit>;
+  using U = Vec<Packed>;
   using Columns = detail::Columns;
   static constexpr index_t kRows = detail::kTileColumns;  // read and written together
   static constexpr index_t kStep = detail::kPairStep;
   static_assert(kStep == 2 * Tiles::kUnits);
 
  public:
+  using Unit = Packed;
   struct Tiling {
     static constexpr int kLanes = V::kLanes;
     static constexpr int kPanel = static_cast<int>(detail::kPairPanel);
@@ -49,28 +50,29 @@ class AmxProduct {
         value_dim_(value_dim),
         value_step_(detail::round_up(value_dim, V::kLanes)) {
     const index_t q_size = (rows + kRows - 1) * dim_step_;
-    const index_t v_columns = detail::round_up(value_dim, detail::kTileColumns);
     q_ = scratch.tensor<bfloat16>(Shape<1>{q_size}).data();
-    k_ = scratch.tensor<Unit>(Shape<1>{kKeyTile * dim_step_ / 2}).data();
-    v_ = scratch.tensor<Unit>(Shape<1>{kKeyTile / 2 * v_columns}).data();
     std::fill_n(q_, q_size, bfloat16{});
   }
+
+  static index_t key_units(index_t dim) { return kKeyTile * detail::round_up(dim, kStep) / 2; }
+  static index_t value_units(index_t value_dim) {
+    return kKeyTile / 2 * detail::round_up(value_dim, detail::kTileColumns);
+  }
+  static void pack_keys(Unit* to, const bfloat16* const* rows, index_t n, index_t dim,
+                        const float* = nullptr) {
+    detail::pack_key_pairs<Tiling::kPanel>(to, rows, n, detail::round_up(n, Tiling::kPanel), dim,
+                                           detail::round_up(dim, kStep) / 2);
+  }
+  static bool pack_values(Unit* to, const bfloat16* const* rows, index_t n, index_t value_dim,
+                          const float* = nullptr) {
+    return detail::pack_row_pairs<kKeyTile / 2>(to, rows, n, detail::round_up(n, kStep), value_dim);
+  }
+  void use(const Unit* k, const Unit* v) { k_ = k, v_ = v; }
 
   void set_query(index_t r, const bfloat16* q, float factor) {
     for (index_t t = 0; t < dim_; t += V::kLanes)
       detail::store_lanes(detail::load_lanes<float>(q + t, dim_ - t) * V::broadcast(factor),
                           q_ + r * dim_step_ + t, dim_ - t);
-  }
-
-  void pack_keys(const bfloat16* const* rows, index_t n, const float* = nullptr) {
-    detail::pack_key_pairs<Tiling::kPanel>(k_, rows, n, detail::round_up(n, Tiling::kPanel), dim_,
-                                           dim_step_ / 2);
-  }
-
-  bool pack_values(const bfloat16* const* rows, index_t n, const float* = nullptr) {
-    std::copy_n(rows, n, values_);
-    return detail::pack_row_pairs<kKeyTile / 2>(v_, rows, n, detail::round_up(n, kStep),
-                                                value_dim_);
   }
 
   void scores(const Tile& tile) {
@@ -96,10 +98,10 @@ class AmxProduct {
                                            (keys.end - keys.begin) / 2);
   }
 
-  void accumulate_seen(float* o, const Tile& tile, index_t r) const {
+  void accumulate_seen(float* o, const Tile& tile, index_t r, const bfloat16* const* rows) const {
     detail::accumulate_seen(o, tile.factors[r], detail::weights_of(tile, r), tile.columns[r],
-                            value_dim_, [this](index_t j, index_t t) {
-                              return detail::load_lanes<float>(values_[j] + t, value_dim_ - t);
+                            value_dim_, [this, rows](index_t j, index_t t) {
+                              return detail::load_lanes<float>(rows[j] + t, value_dim_ - t);
                             });
   }
 
@@ -128,9 +130,8 @@ class AmxProduct {
   }
 
   const index_t dim_, dim_step_, value_dim_, value_step_;
-  bfloat16* q_;                            // [rows][dim_step]
-  Unit *k_, *v_;                           // [panels][units][columns of the panel]
-  const bfloat16* values_[kKeyTile] = {};  // the rows of v_
+  bfloat16* q_;                             // [rows][dim_step]
+  const Unit *k_ = nullptr, *v_ = nullptr;  // [panels][units][columns of the panel]
   Tiles tiles_;
 };
 

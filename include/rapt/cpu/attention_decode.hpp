@@ -3,7 +3,7 @@
 //
 //   for 128 keys at a time:
 //     s[r][j] = dot(q_r, k_j)          a product (cpu/attention_decode_product.hpp, _amx.hpp)
-//     e, m, l: online softmax          as in cpu/attention_forward.hpp
+//     e, m, l: online softmax          as in cpu/attention_block.hpp
 //     o[r] += e[r][j] v_j              the same product
 //
 // Codes of 8 bits are read as they are: the scale of a key multiplies its scores, that of a value

@@ -1,40 +1,24 @@
-// Attention forward on the CPU: tiles with an online softmax.
+// Attention forward on the CPU: a whole call, cut into blocks of rows (cpu/attention_block.hpp).
 //
-//   for each tile of keys J that some query of the block sees:            K_J, V_J packed once
-//     for each 48 rows of the block:                                      m, l, o: running state
-//       S  = Q K_J^T                                       [48, keys]     6 rows x 1 panel a time
-//       S  = score(scale S), minus infinity where hidden
-//       m' = max(m, rowmax S);  E = exp(S - m');  f = exp(m - m')
-//       l  = f l + rowsum E;    o = f o + E V_J;  m = m'
-//   out = o / l;  logsumexp = m + log l
+//   one sequence, the heads of one key head:       queries
+//                                             +---------------+
+//     item 0 = block 0 and block 5            | 0  1  2  2 1 0|     Under a causal mask a block
+//     from item 1 = block 1 and block 4            +---------------+     the beginning and one from
+//     the item 2 = block 2 and block 3                                  end cost what all others
+//     do.
 //
-// The products are those of cpu/attention_product.hpp, fp32 or pairs of bfloat16; sizes here are
-// those of fp32.
+//   1. pack the tiles of K and V of some heads, up to 16 MiB, where several blocks read them
+//   2. attend: every item owns its rows of out      (few rows, decode: cpu/attention_decode.hpp)
+//   3. merge: sequences that give too few blocks are also cut along the keys; the parts are merged
+//      in order
 //
-//              keys ->                       A block is up to 960 rows (query, head of a group), so
-//          full   full  partial  skip        that a packed tile of K and V serves all of them.
-//        +------+------+------+- - - +       Verdicts are asked for a block, then for 48 rows; in a
-//   rows |      |      |   \  |      |       partial tile each 6 rows take the columns between the
-//     |  |      |      |     \|      |       first and the last that they see, rounded to vectors
-//     v  +------+------+------+- - - +       for S and exactly for E V. What is skipped is neither
-//                                            packed nor multiplied; what is full is not tested.
-//
-// Memory O(tile) a thread; 16-bit K and V are converted as they are packed, codes of 8 bits also
-// multiplied by their scales. Work is cut by shape
-// alone and each part owns its rows, so a result does not depend on the number of threads; a part
-// is a block from the beginning of the sequence and one from its end, so that under a causal mask
-// all parts cost the same. A hidden key's value is never multiplied where it could matter: packing
-// notes values that are not finite, and a partial tile that holds one is summed pair by pair. Few
-// rows (decode): cpu/attention_decode.hpp. Sequences that give too few blocks are also cut along
-// the keys; the parts are merged in order.
+// Work is cut by shape alone and each part owns its rows, so a result does not depend on the number
+// of threads. Tiles that nobody sees are neither packed nor multiplied.
 //
 // Sources: Milakov, Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691, algorithm 1.
 #pragma once
 
-#include <bit>
-#include <cmath>
-#include <limits>
-#include <span>
+#include <algorithm>
 #include <type_traits>
 
 #include "rapt/attention/options.hpp"
@@ -43,8 +27,10 @@
 #include "rapt/core/parallel.hpp"
 #include "rapt/core/scratch.hpp"
 #include "rapt/cpu/attention_amx.hpp"
+#include "rapt/cpu/attention_block.hpp"
 #include "rapt/cpu/attention_call.hpp"
 #include "rapt/cpu/attention_decode.hpp"
+#include "rapt/cpu/attention_keys.hpp"
 #include "rapt/cpu/attention_product.hpp"
 #include "rapt/cpu/attention_score.hpp"
 #include "rapt/cpu/attention_tile.hpp"
@@ -52,323 +38,6 @@
 
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
-
-/// One block of rows against the keys of one head. Product: cpu/attention_product.hpp.
-template <class Args, class Mask, class Score, class Product>
-class AttentionBlock {
-  using T = typename Args::Element;
-  using S = typename Args::Stored;
-  using A = accumulate_t<T>;
-  using V = Vec<A>;
-  using Tiling = typename Product::Tiling;
-  using Columns = detail::Columns;
-  static constexpr int kGroup = Tiling::kGroup;
-  static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
-  static constexpr index_t kRowTile = Tiling::kRowTile, kGroups = kRowTile / kGroup;
-  static constexpr A kNone = -std::numeric_limits<A>::infinity();
-
- public:
-  static constexpr index_t kMaxRowTiles = 20;
-  static constexpr index_t kMaxRows = kMaxRowTiles * kRowTile;
-
-  AttentionBlock(const Args& args, const AttentionSequence& seq, const Mask& mask,
-                 const Score& score, index_t kv_head, const RowBlock& block, Scratch<Cpu>& scratch)
-      : args_(args),
-        seq_(seq),
-        mask_(mask),
-        score_(score),
-        block_(block),
-        units_{args.scale},
-        rows_(block.rows()),
-        dim_(args.q.extent(3)),
-        value_step_(detail::round_up(args.v.extent(3), V::kLanes)),
-        // A group of rows of one head sees almost the same keys; those of two heads need not.
-        groups_{rows_, block.queries >= 4 * kGroup ? block.queries : rows_},
-        product_(scratch, rows_, dim_, args.v.extent(3)),
-        k_row_(row_address(args, args.k, seq, kv_head)),
-        v_row_(row_address(args, args.v, seq, kv_head)),
-        k_scale_(row_address(args, args.k_scales, seq, kv_head)),
-        v_scale_(row_address(args, args.v_scales, seq, kv_head)) {
-    s_ = scratch.template tensor<A>(Shape<1>{kRowTile * kKeyTile}).data();
-    seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kRowTile * kKeyTile}).data();
-    copy_queries();
-  }
-
-  /// o [rows, value_step], m and l [rows]: the state after keys [kv_begin, kv_end), m in natural
-  /// units.
-  void run(index_t kv_begin, index_t kv_end, A* o, A* m, A* l) {
-    for (index_t r = 0; r < rows_; ++r) m[r] = kNone, l[r] = 0;
-    for (index_t t = 0; t < rows_ * value_step_; ++t) o[t] = 0;
-    walk(kv_begin, kv_end, o, m, l, nullptr);
-    for (index_t r = 0; r < rows_; ++r) m[r] *= units_.natural();
-  }
-
-  /// probabilities(...) = exp(s - denominator), the logarithm of each row's whole denominator.
-  void write_probabilities(const A* denominators) {
-    walk(0, seq_.kv_len, nullptr, nullptr, nullptr, denominators);
-  }
-
- private:
-  void copy_queries() {
-    const index_t end = block_.i_begin + block_.queries;
-    RowCursor at(block_, 0);
-    for (index_t r = 0; r < rows_; ++r, ++at) {
-      const T* const q = args_.q.data() + seq_.row * args_.q.stride(0) +
-                         (seq_.q_begin + at.query()) * args_.q.stride(1) +
-                         at.head() * args_.q.stride(2);
-      if (at.query() + detail::kScatteredAhead < end)
-        detail::prefetch_row(q + detail::kScatteredAhead * args_.q.stride(1), dim_);
-      product_.set_query(r, q, units_.q_factor());
-    }
-  }
-
-  /// The tile at hand, as the product takes it.
-  typename Product::Tile tile() const { return {s_, groups(), begin_, end_, columns_, factors_}; }
-
-  std::span<const RowGroup> groups() const {
-    return {tile_groups_, static_cast<std::size_t>(group_count_)};
-  }
-
-  /// Every tile that is not skipped: its scores, and then either the online softmax into o, m, l
-  /// or, given the denominators, the probabilities.
-  void walk(index_t kv_begin, index_t kv_end, A* o, A* m, A* l, const A* denominators) {
-    const index_t all_groups = groups_.count();
-    for (tile_begin_ = kv_begin; tile_begin_ < kv_end; tile_begin_ += kKeyTile) {
-      const KeySpan keys =
-          keys_of(args_, seq_, tile_begin_, std::min(kKeyTile, kv_end - tile_begin_));
-      const detail::KeyRange range = detail::key_range(keys);
-      const TileVerdict verdict = detail::verdict_of(mask_, seq_.b, block_, 0, rows_, range);
-      if (verdict == TileVerdict::skip) continue;
-
-      bool packed = false;
-      for (index_t first_group = 0; first_group < all_groups; first_group += kGroups) {
-        group_count_ = std::min(kGroups, all_groups - first_group);
-        for (index_t g = 0; g < group_count_; ++g) tile_groups_[g] = groups_[first_group + g];
-        begin_ = tile_groups_[0].begin, end_ = tile_groups_[group_count_ - 1].end;
-        const TileVerdict part =
-            verdict == TileVerdict::full
-                ? verdict
-                : detail::verdict_of(mask_, seq_.b, block_, begin_, end_, range);
-        if (part == TileVerdict::skip) continue;
-        if (!packed) pack_tile(keys.count, denominators == nullptr);
-        packed = true;
-        fetch_ahead(first_group, all_groups, kv_end);
-        if (part == TileVerdict::full)
-          score_full_tile(keys);
-        else
-          score_partial_tile(keys, range);
-        if (denominators != nullptr) {
-          store_probabilities(denominators);
-          continue;
-        }
-        detail::report_tile(mask_, seq_.b, block_, begin_, end_, range);
-        soften(m, l);
-        if (!finite_ && part == TileVerdict::partial)
-          accumulate_seen(o);
-        else
-          product_.accumulate(o, tile());
-      }
-    }
-  }
-
-  [[gnu::noinline, gnu::cold]] void store_probabilities(const A* denominators) const {
-    for (index_t r = begin_; r < end_; ++r) {
-      const Columns columns = columns_[r - begin_];
-      for (index_t j = columns.begin; j < columns.end; ++j) {
-        const A s = row(r)[j] * units_.natural();
-        if (s != kNone)
-          args_.probabilities(seq_.row, block_.head_of(r), seq_.q_begin + block_.query_of(r),
-                              seq_.kv_begin + tile_begin_ + j) = std::exp(s - denominators[r]);
-      }
-    }
-  }
-
-  void pack_tile(index_t n, bool with_values) {
-    const S* rows[kKeyTile] = {};
-    float scales[QuantizedElement<S> ? kKeyTile : 1] = {};
-    const auto address = [&](const RowAddress<S>& row, const RowAddress<float>& scale) {
-      row_addresses(rows, row, tile_begin_, n);
-      if constexpr (QuantizedElement<S>) read_scales(scales, scale, tile_begin_, n);
-    };
-    address(k_row_, k_scale_);
-    product_.pack_keys(rows, n, scales);
-    if (!with_values) return;
-    address(v_row_, v_scale_);
-    finite_ = product_.pack_values(rows, n, scales);
-  }
-
-  /// Brings a share of the next tile's rows nearer, so that packing need not wait for memory.
-  void fetch_ahead(index_t first_group, index_t all_groups, index_t kv_end) const {
-    const index_t next = tile_begin_ + kKeyTile, count = std::min(kKeyTile, kv_end - next);
-    if (count <= 0) return;
-    const index_t end = count * (first_group + group_count_) / all_groups;
-    for (index_t j = count * first_group / all_groups; j < end; ++j) {
-      detail::prefetch_row(k_row_(next + j), dim_);
-      detail::prefetch_row(v_row_(next + j), args_.v.extent(3));
-    }
-  }
-
-  /// Scores of the tile's row r, one a key.
-  A* row(index_t r) const { return s_ + (r - begin_) * kKeyTile; }
-  /// What row r sees of the tile, where the mask was asked.
-  mask_int<A>* seen(index_t r) const { return seen_ + (r - begin_) * kKeyTile; }
-  static index_t vector_begin(index_t j) { return j / V::kLanes * V::kLanes; }
-  static index_t vector_end(index_t j) { return detail::round_up(j, V::kLanes); }
-
-  /// The modifier, on columns of a row.
-  void modify(index_t r, Columns columns, const KeySpan& keys) const {
-    detail::modify_row(row(r) + columns.begin, score_, units_.scale,
-                       {seq_.b, block_.head_of(r), block_.position_of(r),
-                        keys.part(columns.begin, columns.end - columns.begin)});
-  }
-  /// Minus infinity where seen_ is 0, in the vectors of `columns`.
-  void hide_unseen(index_t r, Columns columns) const {
-    const V none = V::broadcast(kNone);
-    for (index_t j = vector_begin(columns.begin); j < columns.end; j += V::kLanes)
-      select(V::load_mask(seen(r) + j), V::load(row(r) + j), none).store(row(r) + j);
-  }
-  /// Minus infinity outside of `seen`, in the vectors of `columns`.
-  void hide_outside(index_t r, Columns seen, Columns columns) const {
-    const V none = V::broadcast(kNone);
-    const auto hide = [&](index_t begin, index_t end) {
-      for (index_t j = begin; j < end; j += V::kLanes) {
-        const V s = select(detail::first_lanes<A>(seen.end - j), V::load(row(r) + j), none);
-        select(detail::first_lanes<A>(seen.begin - j), none, s).store(row(r) + j);
-      }
-    };
-    const index_t begin = vector_begin(columns.begin), end = vector_end(columns.end);
-    const index_t first = std::min(vector_end(seen.begin), end);  // whole vectors are left alone
-    hide(begin, first);
-    hide(std::max(first, vector_begin(seen.end)), end);
-  }
-
-  /// S of a tile that every row sees whole.
-  void score_full_tile(const KeySpan& keys) {
-    const Columns all{0, keys.count};
-    std::fill_n(columns_, end_ - begin_, all);
-    product_.scores(tile());
-    for (index_t r = begin_; r < end_; ++r) {
-      if constexpr (!detail::is_identity<Score>) modify(r, all, keys);
-      if (keys.count % V::kLanes != 0) hide_outside(r, all, all);
-    }
-  }
-
-  /// S of a tile that some rows see in part: of each group the columns that one of its rows sees.
-  void score_partial_tile(const KeySpan& keys, const detail::KeyRange& range) {
-    const bool asked = !RangeMask<Mask> || keys.given != nullptr;
-    for (const RowGroup& group : groups()) {
-      const Columns columns = asked ? ask_group(group.begin, group.end, keys, range)
-                                    : columns_of_group(group.begin, group.end, keys);
-      std::fill(columns_ + (group.begin - begin_), columns_ + (group.end - begin_), columns);
-    }
-    product_.scores(tile());
-    for (index_t r = begin_; r < end_; ++r) {
-      const Columns columns = columns_[r - begin_];
-      if (!columns) continue;
-      if constexpr (!detail::is_identity<Score>) modify(r, columns, keys);
-      if (asked)
-        hide_unseen(r, columns);
-      else if (const Columns seen = row_columns_[r - begin_];
-               seen.begin != columns.begin || seen.end != columns.end ||
-               columns.begin % V::kLanes != 0 || columns.end % V::kLanes != 0)
-        hide_outside(r, seen, columns);
-    }
-  }
-
-  /// row_columns_ = what the range of the mask lets rows [first, last) see. Returns what holds all.
-  Columns columns_of_group(index_t first, index_t last, const KeySpan& keys) {
-    Columns columns;
-    if constexpr (RangeMask<Mask>) {
-      RowCursor at(block_, first);
-      for (index_t r = first; r < last; ++r, ++at) {
-        const Columns seen = detail::seen_columns(mask_, seq_.b, at.head(), at.position(), keys);
-        if (seen) columns.include(seen.begin, seen.end);
-        row_columns_[r - begin_] = seen;
-      }
-    }
-    return columns;
-  }
-
-  /// seen_ = what the mask lets rows [first, last) see, asked panel by panel. Returns columns that
-  /// hold all of it.
-  Columns ask_group(index_t first, index_t last, const KeySpan& keys,
-                    const detail::KeyRange& range) {
-    Columns columns;
-    for (index_t at = 0; at < keys.count; at += kPanel) {
-      const KeySpan part = keys.part(at, std::min(kPanel, keys.count - at));
-      const detail::KeyRange part_range = keys.count <= kPanel ? range : detail::key_range(part);
-      if (detail::verdict_of(mask_, seq_.b, block_, first, last, part_range) == TileVerdict::skip) {
-        for (index_t r = first; r < last; ++r)
-          std::fill_n(seen(r) + at, part.count, mask_int<A>(0));
-        continue;
-      }
-      const Columns some = detail::ask_rows<A>(seen(first) + at, kKeyTile, mask_, seq_.b, block_,
-                                               first, last, part, part_range);
-      if (some) columns.include(at + some.begin, at + some.end);
-    }
-    for (index_t r = first; r < last; ++r)  // up to a whole vector
-      for (index_t j = keys.count; j < vector_end(keys.count); ++j) seen(r)[j] = 0;
-    return columns;
-  }
-
-  /// Scores become weights, as many rows at a time as a vector has lanes: sums and maxima across
-  /// lanes are then shared among the rows.
-  void soften(A* m, A* l) {
-    const A unit = units_.unit();
-    const index_t rows = end_ - begin_;
-    A tops[kRowTile] = {};
-    for (index_t first = 0; first < rows; first += V::kLanes) {
-      V top[V::kLanes];
-      for (index_t i = 0; i < V::kLanes; ++i) {
-        const Columns columns = first + i < rows ? columns_[first + i] : Columns{0, 0};
-        top[i] =
-            detail::row_top(s_ + (first + i) * kKeyTile, vector_begin(columns.begin), columns.end);
-      }
-      rapt::cpu::tops(top).store(tops + first);
-    }
-    detail::raise_rows(m + begin_, l + begin_, factors_, tops, rows, unit);
-    for (index_t first = 0; first < rows; first += V::kLanes) {
-      V total[V::kLanes];
-      for (index_t i = 0; i < V::kLanes; ++i) {
-        const bool some = first + i < rows;
-        const Columns columns = some ? columns_[first + i] : Columns{0, 0};
-        total[i] = detail::soften_row<typename Product::Weight>(
-            s_ + (first + i) * kKeyTile, vector_begin(columns.begin), columns.end,
-            some ? m[begin_ + first + i] : A(0), unit);
-      }
-      A* const to = l + begin_ + first;
-      const index_t left = rows - first;
-      detail::store_lanes(detail::load_lanes<A>(to, left) + V::sums(total), to, left);
-    }
-  }
-
-  /// o = f o + P V of a tile with values that are not finite, some of them perhaps hidden.
-  [[gnu::noinline, gnu::cold]] void accumulate_seen(A* o) const {
-    for (index_t r = begin_; r < end_; ++r)
-      if (columns_[r - begin_]) product_.accumulate_seen(o + r * value_step_, tile(), r - begin_);
-  }
-
-  const Args& args_;
-  const AttentionSequence& seq_;
-  const Mask& mask_;
-  const Score& score_;
-  const RowBlock& block_;
-  const detail::ScoreUnits<A, Score> units_;
-  const index_t rows_, dim_, value_step_;
-  const RowGroups<kGroup> groups_;
-  Product product_;
-  const RowAddress<S> k_row_, v_row_;
-  const RowAddress<float> k_scale_, v_scale_;
-  A* s_;               // [kRowTile][kKeyTile]
-  mask_int<A>* seen_;  // [kRowTile][kKeyTile]
-  bool finite_ = true;
-  // The tile at hand: its keys, its groups of rows, its rows.
-  index_t tile_begin_ = 0, group_count_ = 0, begin_ = 0, end_ = 0;
-  RowGroup tile_groups_[kGroups] = {};
-  Columns columns_[kRowTile] = {};      // of each row; a group shares them
-  Columns row_columns_[kRowTile] = {};  // of each row alone, where a range says them
-  A factors_[kRowTile + V::kLanes] = {};
-};
 
 /// How one sequence is cut. An item of work is one split of the keys against the rows of some key
 /// heads (decode), or against a block of rows from the beginning of the sequence and one from its
@@ -450,6 +119,9 @@ class AttentionForward {
   using A = accumulate_t<typename Args::Element>;
   using Block = AttentionBlock<Args, Mask, Score, Product>;
   using Tiling = typename Product::Tiling;
+  using Unit = typename Product::Unit;
+  using Packed = PackedTiles<Unit>;
+  static constexpr index_t kPackedBytes = index_t{16} << 20;  // of tiles packed at a time
 
  public:
   AttentionForward(const Args& args, const Mask& mask, const Score& score)
@@ -463,22 +135,31 @@ class AttentionForward {
     group_ = heads / kv_heads;
     sequences_ = sequences;
     value_step_ = detail::round_up(args_.v.extent(3), Vec<A>::kLanes);
-    // A block's rows stay within 512 KiB of cache: q and o of each.
+    // A block's rows stay within 896 KiB of cache: q and o of each.
     const index_t row_bytes = (dim + value_step_) * static_cast<index_t>(sizeof(A));
-    const index_t row_tiles = (index_t{1} << 19) / (row_bytes * Tiling::kRowTile);
+    const index_t row_tiles = (index_t{7} << 17) / (row_bytes * Tiling::kRowTile);
     max_rows_ = std::clamp<index_t>(row_tiles, 1, Block::kMaxRowTiles) * Tiling::kRowTile;
 
     // Where each sequence's items begin, and where its partial results lie (only if it is split).
     Scratch<Cpu> scratch;
     first_item_ = scratch.tensor<index_t>(Shape<1>{sequences + 1}).data();
     first_partial_ = scratch.tensor<index_t>(Shape<1>{sequences + 1}).data();
-    first_item_[0] = first_partial_[0] = 0;
+    first_tile_ = scratch.tensor<index_t>(Shape<1>{sequences + 1}).data();
+    first_item_[0] = first_partial_[0] = first_tile_[0] = 0;
+    packed_.of_keys = round_up_units(Product::key_units(dim));
+    packed_.of_tile = packed_.of_keys + round_up_units(Product::value_units(args_.v.extent(3)));
+    const index_t most_tiles =
+        kPackedBytes / (packed_.of_tile * static_cast<index_t>(sizeof(Unit)));
     double work = 0;  // multiply-adds, were nothing masked
     for (index_t s = 0; s < sequences; ++s) {
       const AttentionSequence seq = rapt::detail::sequence_at(args_, s);
       const AttentionCut cut = cut_of(seq);
       first_item_[s + 1] = first_item_[s] + cut.items();
       first_partial_[s + 1] = first_partial_[s] + cut.items() * partial_size(cut);
+      const index_t tiles = detail::ceil_div(seq.kv_len, Tiling::kKeyTile);
+      const bool shared =
+          cut.query_blocks * cut.head_blocks > 1 && cut.splits == 1 && tiles <= most_tiles;
+      first_tile_[s + 1] = first_tile_[s] + (shared ? tiles * kv_heads : 0);
       work += static_cast<double>(seq.q_len) * static_cast<double>(seq.kv_len);
     }
     work *= static_cast<double>(heads * (dim + args_.v.extent(3)));
@@ -486,22 +167,31 @@ class AttentionForward {
     partials_ = scratch.tensor<A>(Shape<1>{partials}).data();
     if (args_.probabilities) clear_probabilities();
 
-    const index_t items = first_item_[sequences];
+    const index_t tiles = std::min(most_tiles, first_tile_[sequences]);
+    packed_.units =
+        tiles == 0 ? nullptr : scratch.tensor<Unit>(Shape<1>{tiles * packed_.of_tile}).data();
+    packed_.states = scratch.tensor<typename Packed::State>(Shape<1>{tiles}).data();
+
     // Below, waking a thread costs more than it does.
     constexpr double kWorthThreads = 1 << 18;
     constexpr index_t kWorthMerging = 1 << 14;
-    const auto attend = [this](index_t item) { attend_item(item); };
-    const auto merge = [this](index_t item) { merge_item(item); };
-    if (work < kWorthThreads) {
-      for (index_t item = 0; item < items; ++item) attend(item);
-      for (index_t item = 0; partials > 0 && item < items; ++item) merge(item);
-    } else {
-      parallel_for(items, attend);
-      if (partials >= kWorthMerging)
-        parallel_for(items, merge);
+    const auto each = [](bool worth_threads, index_t n, auto f) {
+      if (worth_threads)
+        parallel_for(n, f);
       else
-        for (index_t item = 0; partials > 0 && item < items; ++item) merge(item);
+        for (index_t i = 0; i < n; ++i) f(i);
+    };
+    const index_t items = first_item_[sequences];
+    HeadCursor at;
+    for (index_t begin = 0; begin < items;) {
+      const index_t end = heads_that_fit(at, most_tiles);
+      each(work >= kWorthThreads, tile_at(at) - packed_begin_, [this](index_t t) { pack_tile(t); });
+      each(work >= kWorthThreads, end - begin, [=, this](index_t i) { attend_item(begin + i); });
+      begin = end;
     }
+    if (partials > 0)
+      each(work >= kWorthThreads && partials >= kWorthMerging, items,
+           [this](index_t item) { merge_item(item); });
   }
 
  private:
@@ -509,10 +199,76 @@ class AttentionForward {
   struct Item {
     AttentionSequence seq;
     AttentionCut cut;
-    index_t kv_head, head_block, pair, split;
+    index_t sequence, kv_head, head_block, pair, split;
     A* partial;  // this item's place among the partial results, a state for each of its kv heads
     index_t kv_heads(index_t all) const { return std::min(cut.kv_heads, all - kv_head); }
   };
+
+  /// A key head of a sequence: as far as a call has come.
+  struct HeadCursor {
+    index_t sequence = 0, kv_head = 0;
+  };
+
+  /// Tiles are counted over all sequences whose blocks share them, head after head.
+  index_t tiles_of_head(index_t s) const {
+    return (first_tile_[s + 1] - first_tile_[s]) / kv_heads_;
+  }
+  index_t tile_at(const HeadCursor& at) const {
+    if (at.sequence == sequences_) return first_tile_[sequences_];
+    return first_tile_[at.sequence] + at.kv_head * tiles_of_head(at.sequence);
+  }
+  static index_t round_up_units(index_t n) {
+    return detail::round_up(n, 64 / static_cast<index_t>(sizeof(Unit)));
+  }
+
+  /// Moves the cursor behind as many heads as have room for their tiles, whose first becomes
+  /// packed_begin_. Returns where their items end.
+  index_t heads_that_fit(HeadCursor& at, index_t most_tiles) {
+    packed_begin_ = tile_at(at);
+    while (at.sequence < sequences_) {
+      const index_t tiles = tiles_of_head(at.sequence);
+      if (tile_at(at) + tiles - packed_begin_ > most_tiles) break;
+      if (tiles > 0 && at.kv_head + 1 < kv_heads_)
+        ++at.kv_head;
+      else
+        at = {at.sequence + 1, 0};
+    }
+    const index_t s = at.sequence;
+    if (at.kv_head == 0) return first_item_[s];
+    return first_item_[s] + (first_item_[s + 1] - first_item_[s]) / kv_heads_ * at.kv_head;
+  }
+
+  /// Tile packed_begin_ + t, unless nobody sees it.
+  void pack_tile(index_t t) const {
+    const index_t number = packed_begin_ + t;
+    const index_t s = place_of(first_tile_, number), of_head = tiles_of_head(s);
+    const index_t local = number - first_tile_[s], kv_head = local / of_head;
+    const AttentionSequence seq = rapt::detail::sequence_at(args_, s);
+    const index_t begin = local % of_head * Tiling::kKeyTile;
+    const index_t n = std::min<index_t>(Tiling::kKeyTile, seq.kv_len - begin);
+    packed_.states[t] = Packed::absent;
+    if (!is_seen(seq, kv_head, keys_of(args_, seq, begin, n))) return;
+    const KeyRows<Args, Product> rows(args_, seq, kv_head);
+    rows.pack_keys(packed_.keys(t), begin, n);
+    packed_.states[t] =
+        rows.pack_values(packed_.values(t), begin, n) ? Packed::finite : Packed::not_finite;
+  }
+  /// Whether one of the sequence's queries may see one of the keys.
+  bool is_seen(const AttentionSequence& seq, index_t kv_head, const KeySpan& keys) const {
+    const detail::KeyRange range = detail::key_range(keys);
+    if (range.range.empty()) return false;
+    const Mask mask = bound(mask_, seq);
+    const PositionRange queries = detail::range_of(
+        [&](index_t i) { return query_position(args_, seq, i); }, seq.q_len, !args_.q_positions);
+    for (index_t h = kv_head * group_; h < (kv_head + 1) * group_; ++h)
+      if (classify(mask, seq.b, h, queries, range.range) != TileVerdict::skip) return true;
+    return false;
+  }
+  /// The tiles of an item's head.
+  Packed packed_of(const Item& at, index_t kv_head) const {
+    if (tiles_of_head(at.sequence) == 0) return {};
+    return packed_.from(tile_at({at.sequence, kv_head}) - packed_begin_);
+  }
 
   AttentionCut cut_of(const AttentionSequence& seq) const {
     return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, Tiling::kGroup, sequences_);
@@ -526,13 +282,19 @@ class AttentionForward {
     return cut.splits == 1 ? 0 : cut.kv_heads * state_size(cut);
   }
 
-  Item locate(index_t item) const {
+  /// The sequence that holds number `n` of what `first` counts.
+  index_t place_of(const index_t* first, index_t n) const {
     index_t s = 0;
-    for (index_t end = rapt::detail::sequence_count(args_); end - s > 1;) {
+    for (index_t end = sequences_; end - s > 1;) {
       const index_t middle = (s + end) / 2;
-      (first_item_[middle] <= item ? s : end) = middle;  // the last one; empty ones come before it
+      (first[middle] <= n ? s : end) = middle;  // the last one; empty ones come before it
     }
-    Item at{rapt::detail::sequence_at(args_, s), {}, 0, 0, 0, 0, nullptr};
+    return s;
+  }
+
+  Item locate(index_t item) const {
+    const index_t s = place_of(first_item_, item);
+    Item at{rapt::detail::sequence_at(args_, s), {}, s, 0, 0, 0, 0, nullptr};
     at.cut = cut_of(at.seq);
     index_t local = item - first_item_[s];
     at.partial = partials_ + first_partial_[s] + local * partial_size(at.cut);
@@ -598,7 +360,7 @@ class AttentionForward {
     const PositionRange keys = keys_of_item(at);
     const Mask mask = bound(mask_, at.seq);
     const Score score = bound(score_, at.seq);
-    Block(args_, at.seq, mask, score, at.kv_head, block, scratch)
+    Block(args_, at.seq, mask, score, at.kv_head, block, packed_of(at, at.kv_head), scratch)
         .run(keys.begin, keys.end, state, m, l);
     if (at.cut.splits == 1) finish_state(at, at.kv_head, block, state, scratch);
   }
@@ -670,7 +432,8 @@ class AttentionForward {
                                                         const A* denominators) const {
     const Mask mask = bound(mask_, at.seq);
     const Score score = bound(score_, at.seq);
-    Block(args_, at.seq, mask, score, kv_head, block, scratch).write_probabilities(denominators);
+    Block(args_, at.seq, mask, score, kv_head, block, packed_of(at, kv_head), scratch)
+        .write_probabilities(denominators);
   }
 
   [[gnu::cold]] void clear_probabilities() const {
@@ -685,8 +448,10 @@ class AttentionForward {
   const Mask& mask_;
   const Score& score_;
   index_t group_ = 1, kv_heads_ = 1, sequences_ = 1, value_step_ = 0, max_rows_ = 0;
-  index_t *first_item_ = nullptr, *first_partial_ = nullptr;
+  index_t *first_item_ = nullptr, *first_partial_ = nullptr, *first_tile_ = nullptr;
   A* partials_ = nullptr;
+  Packed packed_;  // tiles packed_begin_ and on
+  index_t packed_begin_ = 0;
 };
 
 }  // namespace RAPT_SIMD

@@ -14,14 +14,17 @@
 // A product holds the queries of a block and what is packed of a tile of keys:
 //
 //   Tiling                         the sizes of its tiles
+//   Unit, key_units(dim), value_units(value_dim)     what a packed tile takes
+//   pack_keys(to, ...), pack_values(to, ...)   rows[0..n) of the tile, times scales[0..n) where
+//                                  these are codes of 8 bits; says whether all values are finite
 //   set_query(r, q, factor)        row r of the block
-//   pack_keys, pack_values         rows[0..n) of the tile, times scales[0..n) where these are codes
-//                                  of 8 bits; says whether all values are finite
+//   use(k, v)                      the packed tile that what follows multiplies
 //   scores(tile)                   S of the tile's rows, each in its columns (rounded outwards)
 //   Weight                         what of the tile's scores become (soften_row): A, or pairs
 //   Decode                         the products for few rows (cpu/attention_decode_product.hpp)
 //   accumulate(o, tile)            O = f O + P V; P may be overwritten
-//   accumulate_seen(o, tile, r)    the same for row r of the tile, keys of weight 0 left out
+//   accumulate_seen(o, tile, r, rows)    the same for row r of the tile, keys of weight 0 left
+//                                  out; rows[j] is value j where it lies
 #pragma once
 
 #include <algorithm>
@@ -95,16 +98,17 @@ template <class A, class W, class Value>
 
 /// Register tiles of multiply-adds, over keys and values of type Stored. Unit: accumulate_t<T>, or
 /// Bfloat16Pair.
-template <class T, class Unit = accumulate_t<T>, class Stored = T>
+template <class T, class Packed = accumulate_t<T>, class Stored = T>
 class VectorProduct {
   using A = accumulate_t<T>;
   using V = Vec<A>;
   using Columns = detail::Columns;
-  static constexpr bool kPairs = std::is_same_v<Unit, Bfloat16Pair>;
-  static constexpr index_t kElements = detail::kUnitElements<Unit>;
+  static constexpr bool kPairs = std::is_same_v<Packed, Bfloat16Pair>;
+  static constexpr index_t kElements = detail::kUnitElements<Packed>;
   using Factor = std::conditional_t<kPairs, bfloat16, A>;  // an element of Q or P
 
  public:
+  using Unit = Packed;
   using Tiling = AttentionTiling<A>;
   using Tile = ScoreTile<A>;
   using Weight = Unit;
@@ -113,13 +117,32 @@ class VectorProduct {
   VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),
         dim_step_(detail::round_up(dim, V::kLanes)),
-        units_(detail::ceil_div(dim, kElements)),
+        units_(units_of(dim)),
         value_dim_(value_dim),
         value_step_(detail::round_up(value_dim, V::kLanes)) {
     q_ = scratch.tensor<Factor>(Shape<1>{rows * dim_step_}).data();
-    k_ = scratch.tensor<Unit>(Shape<1>{kKeyTile * units_}).data();
-    v_ = scratch.tensor<Unit>(Shape<1>{detail::round_up(value_dim_, kPanel) * kKeyUnits}).data();
   }
+
+  static index_t key_units(index_t dim) { return kKeyTile * units_of(dim); }
+  static index_t value_units(index_t value_dim) {
+    return detail::round_up(value_dim, kPanel) * kKeyUnits;
+  }
+  static void pack_keys(Unit* to, const Stored* const* rows, index_t n, index_t dim,
+                        const float* scales = nullptr) {
+    if constexpr (kPairs)
+      detail::pack_key_pairs<kPanel>(to, rows, n, n, dim, units_of(dim));
+    else
+      detail::pack_keys(to, rows, n, dim, scales);
+  }
+  static bool pack_values(Unit* to, const Stored* const* rows, index_t n, index_t value_dim,
+                          const float* scales = nullptr) {
+    if constexpr (kPairs)
+      return detail::pack_row_pairs<kKeyUnits, kPanel>(to, rows, n, detail::round_up(n, kElements),
+                                                       value_dim);
+    else
+      return detail::pack_values(to, rows, n, value_dim, scales);
+  }
+  void use(const Unit* k, const Unit* v) { k_ = k, v_ = v; }
 
   void set_query(index_t r, const T* q, A factor) {
     Factor* const to = q_ + r * dim_step_;
@@ -130,22 +153,6 @@ class VectorProduct {
       }
     for (index_t t = 0; t < dim_; t += V::kLanes)
       (detail::load_lanes<A>(q + t, dim_ - t) * V::broadcast(factor)).store(to + t);
-  }
-
-  void pack_keys(const Stored* const* rows, index_t n, const float* scales = nullptr) {
-    if constexpr (kPairs)
-      detail::pack_key_pairs<kPanel>(k_, rows, n, n, dim_, units_);
-    else
-      detail::pack_keys(k_, rows, n, dim_, scales);
-  }
-  bool pack_values(const Stored* const* rows, index_t n, const float* scales = nullptr) {
-    if constexpr (kPairs) {
-      std::copy_n(rows, n, values_.rows);
-      return detail::pack_row_pairs<kKeyUnits, kPanel>(v_, rows, n, detail::round_up(n, kElements),
-                                                       value_dim_);
-    } else {
-      return detail::pack_values(v_, rows, n, value_dim_, scales);
-    }
   }
 
   /// Panel by panel, so that one stays in the first cache for all rows.
@@ -172,12 +179,12 @@ class VectorProduct {
     }
   }
 
-  void accumulate_seen(A* o, const Tile& tile, index_t r) const {
+  void accumulate_seen(A* o, const Tile& tile, index_t r, const Stored* const* rows) const {
     detail::accumulate_seen(
         o, tile.factors[r], weights(tile, r), tile.columns[r], value_dim_,
-        [this](index_t j, index_t t) {
+        [this, rows](index_t j, index_t t) {
           if constexpr (kPairs)
-            return detail::load_lanes<A>(values_.rows[j] + t, value_dim_ - t);
+            return detail::load_lanes<A>(rows[j] + t, value_dim_ - t);
           else
             return V::load(v_ + (t / kPanel * kKeyTile + j) * kPanel + t % kPanel);
         });
@@ -186,6 +193,8 @@ class VectorProduct {
  private:
   static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
   static constexpr index_t kKeyUnits = kKeyTile / kElements;
+
+  static index_t units_of(index_t dim) { return detail::ceil_div(dim, kElements); }
 
   static const Factor* weights(const Tile& tile, index_t r) {
     if constexpr (kPairs)
@@ -207,15 +216,9 @@ class VectorProduct {
   }
 
   const index_t dim_, dim_step_, units_, value_dim_, value_step_;
-  struct Rows {
-    const Stored* rows[kKeyTile] = {};
-  };
-  struct None {};
-
-  Factor* q_;  // [rows][dim_step]
-  Unit* k_;    // [panels][units][kPanel]
-  Unit* v_;    // [panels][units of keys][kPanel]
-  [[no_unique_address]] std::conditional_t<kPairs, Rows, None> values_;  // the rows of v_
+  Factor* q_;                // [rows][dim_step]
+  const Unit* k_ = nullptr;  // [panels][units][kPanel]
+  const Unit* v_ = nullptr;  // [panels][units of keys][kPanel]
 };
 
 /// Of elements of type T, without matrix registers. Where these exist, vdpbf16ps runs at half the
