@@ -141,10 +141,10 @@ void run_model(benchmark::State& state, const Case& c) {
         1e-3, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
     state.counters["weight_bytes"] = weight_bytes;
     if (cached) {
-      std::vector<float> other(static_cast<std::size_t>(read) / sizeof(float), 1.f);
+      Tensor<float, 1> other(Shape{static_cast<index_t>(read) / 4});  // in pages like the weights'
       double reading = 0;
       for (int round = 0; round < 3; ++round)
-        reading = std::max(reading, read_rate(other.data(), other.size() * sizeof(float), threads));
+        reading = std::max(reading, read_rate(other.data(), other.bytes(), threads));
       state.counters["bytes/s"] = rate(read);
       state.counters["peak"] = reading;
       state.counters["peak_share"] = rate(read / reading);

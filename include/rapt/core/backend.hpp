@@ -23,6 +23,7 @@
 
 #include "rapt/core/config.hpp"
 #include "rapt/core/dtype.hpp"
+#include "rapt/core/huge_pages.hpp"
 #include "rapt/core/kinds.hpp"
 #include "rapt/core/tensor.hpp"
 
@@ -69,10 +70,10 @@ struct BackendTraits<Cpu> {
   // ---- memory ----
 
   static void* allocate(Cpu, std::size_t bytes) {
-    return ::operator new (bytes, std::align_val_t{kAlignment});
+    return detail::allocate_host(bytes, kAlignment);
   }
-  static void deallocate(Cpu, void* pointer, std::size_t) noexcept {
-    ::operator delete (pointer, std::align_val_t{kAlignment});
+  static void deallocate(Cpu, void* pointer, std::size_t bytes) noexcept {
+    detail::deallocate_host(pointer, bytes, kAlignment);
   }
   static void copy(Cpu, void* to, const void* from, std::size_t bytes) {
     if (bytes > 0) std::memcpy(to, from, bytes);

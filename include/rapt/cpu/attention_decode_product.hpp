@@ -256,14 +256,14 @@ template <int kRows, int kKeys, class Row, class A, class T>
 ///   q   row 0, dims t.. | row 1, dims t.. | row 2, dims t.. | row 3, dims t..
 ///   k   key j, dims t.. | the same        | the same        | the same
 ///
-/// (AVX2: two rows a vector, two vectors.)
-template <class Row, class A, class T>
+/// (AVX2: two rows a vector, two vectors.) kKeys keys share a load of q.
+template <int kKeys, class Row, class A, class T>
 [[gnu::noinline]] void dot_quads(A* s, index_t s_step, const typename Row::Factor* quads,
                                  const DecodeKeys<T>& keys, index_t dim, TilePrefetch& next) {
   using V = Vec<A>;
   using Q = typename Row::Quads;
   constexpr index_t kLength = 16 / static_cast<index_t>(sizeof(T));
-  constexpr int kVectors = 16 / V::kLanes, kKeys = V::kRegisters >= 32 ? 8 : 4;
+  constexpr int kVectors = 16 / V::kLanes;
   for (index_t j = 0; j < keys.n; j += kKeys) {
     for (int part = 0; part < kKeys; part += 4) next.step();
     const T* const* const rows = keys.rows + j;
@@ -336,10 +336,17 @@ template <class Row, class A, class T>
   };
   index_t i = 0;
   for (; i + 4 <= rows; i += 4) {
-    if constexpr (Row::kHasQuads)
-      dot_quads<Row>(s + i * s_step, s_step, quads + i * q_step, keys, dim, next);
-    else
+    if constexpr (Row::kHasQuads) {
+      // Keys whole pages apart share the sets of the first cache: eight would fill them.
+      const bool collide = keys.step * static_cast<index_t>(sizeof(T)) % 4096 == 0;
+      constexpr int kKeys = Vec<A>::kRegisters >= 32 ? 8 : 4;
+      if (kKeys > 4 && collide)
+        dot_quads<4, Row>(s + i * s_step, s_step, quads + i * q_step, keys, dim, next);
+      else
+        dot_quads<kKeys, Row>(s + i * s_step, s_step, quads + i * q_step, keys, dim, next);
+    } else {
       over_keys.template operator()<4>(i);
+    }
   }
   if (rows & 2) over_keys.template operator()<2>(i), i += 2;
   if (rows & 1) over_keys.template operator()<1>(i);

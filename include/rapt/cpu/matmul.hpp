@@ -1,8 +1,8 @@
 // matmul on the CPU (core/backend.hpp): out[m, n] = a[m, k] b[k, n] (+ bias) (+ out).
 //
 //   m > 12   the packed product of cpu/gemm.hpp; and few rows where b lies by rows, as in a panel
-//   m <= 12  a decode step with a weight [n, k]: bound by reading b, once. Dot products along k, a
-//            few columns at a time
+//   m <= 12  a decode step with a weight [n, k]: bound by reading b, once. Dot products along k,
+//            column by column
 //
 // No sum is cut across tasks, so none depends on the number of threads.
 #pragma once
@@ -38,65 +38,45 @@ inline Vec<typename F::Unit> load_units(const T* p, index_t elements) {
     return detail::load_some<Vec<typename F::Sum>>(p, elements);
 }
 
-/// sums[c][r] = sum_l x[r][l] w[c][l] for kColumns columns of the weights and kRows rows of x.
-/// A (row, column) pair is summed in one order, however many run together: two vectors of partial
-/// sums, even and odd.
-template <class F, int kRows, int kColumns, class T>
-void dot_products(typename F::Sum (&sums)[kColumns][kRows], const typename F::Element* x,
-                  index_t x_stride, index_t k, const T* w, index_t w_stride) {
+/// sums[r] = sum_l x[r][l] w[l] for kRows rows of x and one column of the weights: two vectors of
+/// partial sums, even and odd. (One column at a time, in the order of memory: several at once are
+/// several streams, which a processor fetches ahead at half the rate.)
+template <class F, int kRows, class T>
+void dot_products(typename F::Sum (&sums)[kRows], const typename F::Element* x, index_t x_stride,
+                  index_t k, const T* w, index_t w_stride) {
   using V = Vec<typename F::Sum>;
   constexpr index_t kStep = V::kLanes * F::kDepth;
-  V even[kColumns][kRows], odd[kColumns][kRows];
+  V even[kRows], odd[kRows];
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; ++c)
+  for (int r = 0; r < kRows; ++r) even[r] = odd[r] = V::zero();
+  const auto add = [&](V(&to)[kRows], index_t l, index_t rest) {
+    const auto wl = load_units<F>(w + l, rest);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) even[c][r] = odd[c][r] = V::zero();
-  const auto add = [&](V(&to)[kColumns][kRows], index_t l, index_t rest) {
-#pragma GCC unroll 4
-    for (int c = 0; c < kColumns; ++c) {
-      const auto wl = load_units<F>(w + c * w_stride + l, rest);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r)
-        to[c][r] = fma(load_units<F>(x + r * x_stride + l, rest), wl, to[c][r]);
-    }
+    for (int r = 0; r < kRows; ++r)
+      to[r] = fma(load_units<F>(x + r * x_stride + l, rest), wl, to[r]);
   };
   index_t l = 0;
   for (; l + 2 * kStep <= k; l += 2 * kStep) {
-#pragma GCC unroll 4
-    for (int c = 0; c < kColumns; ++c) {  // the columns that follow
-      const auto next = reinterpret_cast<const char*>(w + (c + kColumns) * w_stride + l);
+    const auto next = reinterpret_cast<const char*>(w + w_stride + l);  // of the next column
 #pragma GCC unroll 2
-      for (std::size_t line = 0; line < 2 * kStep * sizeof(T); line += 64)
-        __builtin_prefetch(next + line);
-    }
+    for (std::size_t line = 0; line < 2 * kStep * sizeof(T); line += 64)
+      __builtin_prefetch(next + line);
     add(even, l, kStep);
     add(odd, l + kStep, kStep);
   }
   for (; l < k; l += kStep) add(even, l, std::min(kStep, k - l));
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; ++c)
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) sums[c][r] = sum(even[c][r] + odd[c][r]);
+  for (int r = 0; r < kRows; ++r) sums[r] = sum(even[r] + odd[r]);
 }
 
 /// b by columns: out[r, j] for j in [begin, end).
 template <class F, int kRows, class T, class Finish>
 void dot_columns(const typename F::Element* x, index_t x_stride, MatrixRef<T> b, index_t k,
                  index_t begin, index_t end, const Finish& finish) {
-  // Two sums for a pair in half of the registers.
-  constexpr int kPairs = Vec<typename F::Sum>::kRegisters / 4;
-  constexpr int kColumns = kRows >= kPairs ? 1 : kRows == 1 ? 4 : kPairs / kRows;
-  index_t j = begin;
-  for (; j + kColumns <= end; j += kColumns) {
-    typename F::Sum sums[kColumns][kRows];
-    dot_products<F, kRows, kColumns>(sums, x, x_stride, k, b.data + j * b.outer, b.outer);
-    for (int c = 0; c < kColumns; ++c)
-      for (int r = 0; r < kRows; ++r) finish(r, j + c, sums[c][r]);
-  }
-  for (; j < end; ++j) {
-    typename F::Sum sums[1][kRows];
-    dot_products<F, kRows, 1>(sums, x, x_stride, k, b.data + j * b.outer, b.outer);
-    for (int r = 0; r < kRows; ++r) finish(r, j, sums[0][r]);
+  for (index_t j = begin; j < end; ++j) {
+    typename F::Sum sums[kRows];
+    dot_products<F, kRows>(sums, x, x_stride, k, b.data + j * b.outer, b.outer);
+    for (int r = 0; r < kRows; ++r) finish(r, j, sums[r]);
   }
 }
 
