@@ -193,4 +193,17 @@ TEST(CheckShape, NamesOperationArgumentValueAndAxes) {
   EXPECT_TRUE((std::is_base_of_v<std::length_error, CapacityError>));
 }
 
+TEST(Tensor, StartsAtAHugePageFromTwoMebibytesOn) {
+  constexpr index_t kHuge = index_t{2} << 20;
+  for (const index_t bytes : {kHuge - 1, kHuge, kHuge + 1, 3 * kHuge + 5}) {
+    Tensor<std::uint8_t, 1> t(Shape{bytes});
+    const auto address = reinterpret_cast<std::uintptr_t>(t.data());
+    EXPECT_EQ(address % (bytes < kHuge ? 64 : kHuge), 0u) << bytes;
+    EXPECT_EQ(t(bytes - 1), 0);
+    t(bytes - 1) = 7;
+    const Tensor<std::uint8_t, 1> moved = std::move(t), copy = moved;
+    EXPECT_EQ(copy(bytes - 1), 7);
+  }
+}
+
 }  // namespace rapt::test

@@ -69,9 +69,7 @@ struct BackendTraits<Cpu> {
 
   // ---- memory ----
 
-  static void* allocate(Cpu, std::size_t bytes) {
-    return detail::allocate_host(bytes, kAlignment);
-  }
+  static void* allocate(Cpu, std::size_t bytes) { return detail::allocate_host(bytes, kAlignment); }
   static void deallocate(Cpu, void* pointer, std::size_t bytes) noexcept {
     detail::deallocate_host(pointer, bytes, kAlignment);
   }

@@ -1,7 +1,7 @@
 // Memory of the host, in huge pages where it is large.
 //
-//   void* p = detail::allocate_host(bytes, 64);      from 2 MiB on: aligned to 2 MiB, and the
-//   system detail::deallocate_host(p, bytes, 64);           is told that huge pages are welcome
+//   void* p = detail::allocate_host(bytes, 64);     from 2 MiB on: aligned to 2 MiB, huge pages
+//   detail::deallocate_host(p, bytes, 64);          are welcome
 //
 // What is bound by memory reads a fifth to a third faster from pages of 2 MiB than from pages of 4
 // KiB: there are 512 times fewer addresses to translate, and a processor's prefetchers stop at the

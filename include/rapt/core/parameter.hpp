@@ -4,8 +4,7 @@
 //     p.name       "model.layers.0.self_attn.q_proj.weight"
 //     p.values     [size]   the elements, row-major
 //     p.shape      {512, 512}
-//     p.gradient   [size]   its gradient in accumulate_t<T>, once module.require_gradients() made
-//     one
+//     p.gradient   [size]   its gradient in accumulate_t<T>, after module.require_gradients()
 //
 // A parameter may be a part of a larger tensor (the rows of q inside a fused QKV weight): names and
 // shapes are the checkpoint's, the memory is the module's.

@@ -11,8 +11,7 @@
 // The products are those of cpu/attention_product.hpp, fp32 or pairs of bfloat16; sizes here are
 // those of fp32.
 //
-//              keys ->                       A block is up to 1728 rows (query, head of a group),
-//              so
+//              keys ->                       A block is up to 1728 rows (query, head of group), so
 //          full   full  partial  skip        that a packed tile of K and V serves all of them.
 //        +------+------+------+- - - +       Verdicts are asked for a block, then for 48 rows; in a
 //   rows |      |      |   \  |      |       partial tile each 6 rows take the columns between the

@@ -1,11 +1,9 @@
 // Attention forward on the CPU: a whole call, cut into blocks of rows (cpu/attention_block.hpp).
 //
-//   one sequence, the heads of one key head:       queries
-//                                             +---------------+
-//     item 0 = block 0 and block 5            | 0  1  2  2 1 0|     Under a causal mask a block
-//     from item 1 = block 1 and block 4            +---------------+     the beginning and one from
-//     the item 2 = block 2 and block 3                                  end cost what all others
-//     do.
+//   the queries of a sequence, heads of one key head     Under a causal mask a block from the
+//            +---------------+                           beginning and one from the end cost what
+//     item   | 0  1  2  2 1 0|                           all other pairs do.
+//            +---------------+
 //
 //   1. pack the tiles of K and V of some heads, up to 16 MiB, where several blocks read them
 //   2. attend: every item owns its rows of out      (few rows, decode: cpu/attention_decode.hpp)

@@ -3,8 +3,7 @@
 //
 //   a[i, b] = amax / 127 over block b of row i of x      the step of its codes, fp32
 //   c[i, l] = round(x[i, l] / a[i, b])                   int8
-//   C[i, b] = a[i, b] sum_l c[i, l]                      what the minimum of a block is multiplied
-//   by
+//   C[i, b] = a[i, b] sum_l c[i, l]                      what a block's minimum is multiplied by
 //
 //   out[i, j] = sum_b  d[j, b] a[i, b] * ( sum_l q[j, l] c[i, l] )  +  m[j, b] * C[i, b]
 //                                        `------ int32, exact ----'
@@ -14,10 +13,8 @@
 //                     rows of w: 16 lanes                 per block of 32 columns
 //                  +---------------------+
 //   x row 0   C a  | s0 s0 s0 ...     s0 |                8 quads of codes, unpacked once, stay in
-//   x row 1   C a  | s1 s1 s1 ...     s1 |                registers for all rows of x; four codes
-//   of
-//   ...            |                     |                x are broadcast from memory: 8 dot
-//   products,
+//   x row 1   C a  | s1 s1 s1 ...     s1 |                registers for all rows of x; 4 codes of
+//   ...            |                     |                x broadcast from memory: 8 dot products,
 //                  +---------------------+                one conversion, two fused multiply-adds
 //
 // A task multiplies a few panels, which stay in the first-level cache, with all rows of x. One row

@@ -12,8 +12,7 @@
 //   pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
 //   sum(a), largest(a) over the lanes          sums(a), tops(a)         lane i: of a[i]'s lanes
 //   exp2, exp2_flushed, exp, exp_flushed       polynomials, below
-//   Vec<Bfloat16Pair>, where kBfloat16Dot: fma(pairs, pairs, Vec<float>) adds both products of a
-//   lane
+//   Vec<Bfloat16Pair>, where kBfloat16Dot: fma(pairs, pairs, Vec<float>) adds both products
 //
 // The instruction set is chosen from the target flags, as Eigen does, and all code that depends on
 // it lives in an inline namespace of its name (RAPT_SIMD), so that files built with other flags

@@ -3,8 +3,7 @@
 // A row of a tensor is a run of blocks; a block holds 32 or 256 consecutive weights. d, m are
 // half-precision scales; q an unsigned code.
 //
-//            weights  bytes  layout, in bytes                                       value of weight
-//            i
+//            weights  bytes  layout, in bytes                                       weight i
 //   Q4_0        32      18   d 2 | nibbles 16                                       d (q - 8)
 //   Q4_1        32      20   d 2 | m 2 | nibbles 16                                 d q + m
 //   Q5_0        32      22   d 2 | fifth bits 4 | nibbles 16                        d (q - 16)

@@ -5,9 +5,8 @@
 //            "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
 //   offsets count from the end of the header; tensors fill the data without gap or overlap
 //
-//   SafetensorsFile    one file, mapped            names() info(name) tensor<T, Rank>(name)
-//   read(name, out) SafetensorsFolder  a file, or a folder with model.safetensors or with shards
-//   and
+//   SafetensorsFile    one file, mapped: names() info(name) tensor<T, Rank>(name) read(name, out)
+//   SafetensorsFolder  a file, or a folder with model.safetensors, or with shards and
 //                      model.safetensors.index.json: the same questions
 //   SafetensorsWriter  header first, then values in the order declared, then finish(); atomic
 //

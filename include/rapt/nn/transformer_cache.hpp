@@ -1,9 +1,8 @@
 // The cache of a whole model: every token for global layers, a ring of the window for local ones.
 //
 //   global layers                 one KvCache [layers][batch, capacity, kv_heads, head_dim]
-//   local layers of window w      one RollingKvCache [layers][batch, w, kv_heads, head_dim] a
-//   window;
-//                                 a KvCache where w >= capacity: the ring would only be larger
+//   local layers of window w      one RollingKvCache [layers][batch, w, kv_heads, head_dim] for
+//                                 each w; a KvCache where w >= capacity: a ring would be larger
 //
 //   bytes = sum over the parts. Gemma 3 270M at 32k tokens: 3 global layers of 18 keep 32768
 //   tokens, 15 local ones keep 512.

@@ -1,7 +1,6 @@
 // The training loop: batches in, weights out, and everything needed to stop and go on.
 //
-//   per step:  for each micro-batch a:  S/N * dL_a   added to the gradients      L_a = sum of
-//   losses
+//   per step:  for each micro-batch a:  S/N * dL_a   added to the gradients    L_a = sum of losses
 //              n = |g| / S;  skip unless n is finite;  AdamW with g / S * min(1, clip / (n + 1e-6))
 //
 //   S   the loss scale (half), 1 otherwise          N   the tokens that count in all micro-batches,
