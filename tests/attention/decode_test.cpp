@@ -6,6 +6,7 @@
 #include <new>
 
 #include "attention/problem.hpp"
+#include "rapt/core/convert.hpp"
 
 namespace {
 std::atomic<long> allocations{0};
@@ -86,6 +87,39 @@ TEST(DecodeSplit, EmptySplitsDoNotCount) {
     expect_matches_oracle(p, [low = low, high = high](index_t, index_t, index_t, index_t kv) {
       return kv >= low && kv < high;
     });
+}
+
+/// x [batch, tokens, heads, dim], memory [batch, heads, tokens, dim].
+template <class T>
+Tensor<T, 4> head_after_head(const Tensor<T, 4>& x) {
+  Tensor<T, 4> out({x.extent(0), x.extent(2), x.extent(1), x.extent(3)});
+  copy(out.transpose(1, 2), x);
+  return out;
+}
+
+template <class T>
+void expect_the_same_from_heads_apart(const Sizes& sizes) {
+  SCOPED_TRACE(testing::Message() << sizes);
+  const Problem<T> p(sizes);
+  const Tensor<T, 4> k = head_after_head(p.k), v = head_after_head(p.v);
+  const Shape<4> shape{sizes.batch, sizes.q_len, sizes.heads, sizes.values()};
+  Tensor<T, 4> together(shape), apart(shape), values_apart(shape);
+  attention(together, p.q, p.k, p.v, Causal{});
+  attention(apart, p.q, k.transpose(1, 2), v.transpose(1, 2), Causal{});
+  attention(values_apart, p.q, p.k, v.transpose(1, 2), Causal{});
+  for (index_t n = 0; n < together.size(); ++n) {
+    ASSERT_EQ(apart.data()[n], together.data()[n]) << n;
+    ASSERT_EQ(values_apart.data()[n], together.data()[n]) << n;
+  }
+}
+
+TEST(DecodeLayouts, HeadsThatLieApartGiveTheSameBits) {
+  for (const index_t kv_len : {1, 100, 700, 3000}) {
+    expect_the_same_from_heads_apart<float>(
+        {.batch = 2, .q_len = 1, .kv_len = kv_len, .heads = 24, .kv_heads = 6, .head_dim = 40});
+    expect_the_same_from_heads_apart<bfloat16>(
+        {.q_len = 2, .kv_len = kv_len, .heads = 9, .kv_heads = 9, .head_dim = 64, .value_dim = 24});
+  }
 }
 
 TEST(DecodeAllocation, AStepInTheSteadyStateAllocatesNothing) {

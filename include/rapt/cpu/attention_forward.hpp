@@ -60,8 +60,10 @@ inline constexpr index_t kFewRows = 192;     // of a block, below which packing 
 inline constexpr index_t kFewestRows = 128;  // the same, where a thread would wait instead
 
 /// Blocks of up to max_rows rows, a multiple of row_unit where there are several.
+/// heads_side_by_side: a token's rows of keys, and of values, follow one another in memory.
 inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t kv_heads,
-                                 index_t max_rows, index_t row_unit, index_t sequences) {
+                                 index_t max_rows, index_t row_unit, index_t sequences,
+                                 bool heads_side_by_side) {
   AttentionCut cut{};
   const bool decode = seq.q_len * group <= kDecodeRows;
   cut.heads = std::min(group, max_rows);
@@ -97,9 +99,9 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
   const index_t unit = decode ? 16 : 128;
   cut.split = std::max(unit, round_up(ceil_div(seq.kv_len, cut.splits), unit));
   cut.splits = std::max<index_t>(1, ceil_div(seq.kv_len, cut.split));
-  // Decode reads all heads of a token at once, where that leaves enough items.
+  // Decode reads all heads of a token at once where they lie together and leave enough items.
   cut.kv_heads = 1;
-  if (decode) {
+  if (decode && heads_side_by_side) {
     const index_t wanted = ceil_div(kEnoughItems, std::max<index_t>(1, sequences * cut.splits));
     cut.kv_heads = ceil_div(kv_heads, std::min(wanted, kv_heads));
   }
@@ -269,7 +271,11 @@ class AttentionForward {
   }
 
   AttentionCut cut_of(const AttentionSequence& seq) const {
-    return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, Tiling::kGroup, sequences_);
+    const auto side_by_side = [](const auto& rows) {
+      return rows.stride(2) >= rows.extent(3) && rows.stride(2) < 2 * rows.extent(3);
+    };
+    return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, Tiling::kGroup, sequences_,
+                                side_by_side(args_.k) && side_by_side(args_.v));
   }
   /// o, m and l of a block.
   index_t state_size(const AttentionCut& cut) const {
