@@ -100,7 +100,7 @@ class AmxProduct {
 
   void accumulate_seen(float* o, const Tile& tile, index_t r, const bfloat16* const* rows) const {
     detail::accumulate_seen(o, tile.factors[r], detail::weights_of(tile, r), tile.columns[r],
-                            value_dim_, [this, rows](index_t j, index_t t) {
+                            value_dim_, [&](index_t j, index_t t) {
                               return detail::load_lanes<float>(rows[j] + t, value_dim_ - t);
                             });
   }

@@ -182,7 +182,7 @@ class VectorProduct {
   void accumulate_seen(A* o, const Tile& tile, index_t r, const Stored* const* rows) const {
     detail::accumulate_seen(
         o, tile.factors[r], weights(tile, r), tile.columns[r], value_dim_,
-        [this, rows](index_t j, index_t t) {
+        [&](index_t j, index_t t) {
           if constexpr (kPairs)
             return detail::load_lanes<A>(rows[j] + t, value_dim_ - t);
           else
