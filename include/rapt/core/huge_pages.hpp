@@ -5,9 +5,9 @@
 //
 // What is bound by memory reads a fifth to a third faster from pages of 2 MiB than from pages of 4
 // KiB: there are 512 times fewer addresses to translate, and a processor's prefetchers stop at the
-// end of a page. Linux gives such pages to who asks ("madvise", what most distributions set), the
-// untouched rest of an allocation stays untouched up to the end of its last huge page. Elsewhere,
-// and where the system refuses, pages are what they are. Throws std::bad_alloc.
+// end of a page. Linux gives such pages to who asks ("madvise", what most distributions set); what
+// is never touched costs nothing, but for the rest of the last 2 MiB that are. Elsewhere, and where
+// the system refuses, pages are what they are. Throws std::bad_alloc.
 #pragma once
 
 #include <cstddef>

@@ -60,7 +60,6 @@ class AttentionBlock {
 
  public:
   static constexpr index_t kMaxRowTiles = 36;
-  static constexpr index_t kMaxRows = kMaxRowTiles * kRowTile;
 
   AttentionBlock(const Args& args, const AttentionSequence& seq, const Mask& mask,
                  const Score& score, index_t kv_head, const RowBlock& block,

@@ -338,7 +338,8 @@ template <class Row, class A, class T>
   for (; i + 4 <= rows; i += 4) {
     if constexpr (Row::kHasQuads) {
       // Keys whole pages apart share the sets of the first cache: eight would fill them.
-      const bool collide = keys.step * static_cast<index_t>(sizeof(T)) % 4096 == 0;
+      const bool collide =
+          keys.step != 0 && keys.step * static_cast<index_t>(sizeof(T)) % 4096 == 0;
       constexpr int kKeys = Vec<A>::kRegisters >= 32 ? 8 : 4;
       if (kKeys > 4 && collide)
         dot_quads<4, Row>(s + i * s_step, s_step, quads + i * q_step, keys, dim, next);
