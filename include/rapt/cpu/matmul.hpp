@@ -100,8 +100,8 @@ void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b,
   const index_t n = out.extent(1);
   const index_t bytes = std::max<index_t>(1, k * static_cast<index_t>(sizeof(T)));
   // Where nothing is read again, in long runs: beyond their ends the processor fetches in vain.
-  const index_t some = m <= 4 ? detail::blocks_of(n, num_threads()) + 3 : kTaskBytes / bytes;
-  const index_t columns = std::max<index_t>(1, some / 4) * 4;
+  const index_t columns =
+      std::max<index_t>(1, m <= 4 ? detail::blocks_of(n, num_threads()) : kTaskBytes / bytes);
   parallel_for(detail::blocks_of(n, columns), [&](index_t task) {
     const index_t begin = task * columns, end = std::min(n, begin + columns);
     for (index_t i = 0; i < m;
