@@ -15,7 +15,7 @@
 #include "rapt/cpu/simd.hpp"
 #include "rapt/cpu/simd/amx.hpp"
 
-#if !defined(__AVX512BF16__)
+#if !defined(RAPT_BFLOAT16_DOT)
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 

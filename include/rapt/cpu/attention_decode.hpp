@@ -6,6 +6,9 @@
 //     e, m, l: online softmax          as in cpu/attention_block.hpp
 //     o[r] += e[r][j] v_j              the same product
 //
+// Keys that come from memory are read in the order in which they lie, all heads of a token before
+// the next token: then s of all heads comes first, o of all heads last, with the same bits.
+//
 // Codes of 8 bits are read as they are: the scale of a key multiplies its scores, that of a value
 // its weights (l sums them unscaled), so that neither costs anything for each channel.
 //
@@ -34,6 +37,7 @@ inline namespace RAPT_SIMD {
 namespace detail {
 
 inline constexpr index_t kTileBytes = 262144;  // most bytes of a tile: two fit the second level
+inline constexpr index_t kBytesAhead = 8192;   // of a stream of keys or values, in order
 inline constexpr index_t kFirstTile = 64;      // keys: nobody may have brought these nearer
 
 /// The rows of kv_heads heads of keys from kv_head on, against keys [kv_begin, kv_end). Rows of a
@@ -47,6 +51,10 @@ class DecodeItem {
   using A = accumulate_t<T>;
   using V = Vec<A>;
   static constexpr bool kScaled = QuantizedElement<S>;
+  static constexpr bool kInOrder = [] {
+    if constexpr (requires { Product::kInOrder; }) return Product::kInOrder;
+    return false;
+  }();
   static constexpr A kNone = -std::numeric_limits<A>::infinity();
   static constexpr auto kEveryKey = [] {
     std::array<index_t, kDecodeKeys> index{};
@@ -74,8 +82,9 @@ class DecodeItem {
         k_scale_(row_address(args, args.k_scales, seq, kv_head)),
         v_scale_(row_address(args, args.v_scales, seq, kv_head)),
         product_(scratch, kv_heads, rows_, args.q.extent(3), args.v.extent(3)) {
-    s_ = scratch.tensor<A>(Shape<2>{round_up(rows_, index_t{4}), kDecodeKeys}).data();
-    factors_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
+    const index_t scores = takes_order() ? kv_heads : 1;
+    s_ = scratch.tensor<A>(Shape<3>{scores, score_rows(), kDecodeKeys}).data();
+    factors_ = scratch.tensor<A>(Shape<1>{kv_heads * rows_ + V::kLanes}).data();
     tops_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
     seen_ = scratch.tensor<mask_int<A>>(Shape<2>{rows_, kDecodeKeys}).data();
     std::fill_n(tops_, rows_ + V::kLanes, kNone);
@@ -90,8 +99,8 @@ class DecodeItem {
       std::fill_n(m_of(h) + rows_, rows_, A(0));
     }
     const index_t largest = tile_keys();
-    // If the keys come from memory, each tile is brought nearer during the one before. (That they
-    // do may change nothing else: sums depend on where tiles end.)
+    // If the keys come from memory they are read in order, or each tile is brought nearer during the
+    // one before. (That they do may change no bit: sums depend on where tiles end.)
     const index_t after = std::min(kv_begin + largest, seq_.kv_len - 1);
     const bool far = kv_begin < kv_end && (is_far(k_row_(after)) || is_far(v_row_(after)));
     index_t tile = std::min(kFirstTile, largest);
@@ -102,21 +111,24 @@ class DecodeItem {
       tile = std::min(largest, 2 * tile);
       // The tile that comes next may be that of the next split, most likely this thread's too.
       const index_t next = begin + count, next_count = std::min(tile, seq_.kv_len - next);
-      TilePrefetch nearer;
-      if (next_count > 0) {
-        addresses(1 - now, next, next_count);
-        if (far) {
-          nearer.add(k_tile_[1 - now], next_count, bytes_of_token(args_.k));
-          nearer.add(v_tile_[1 - now], next_count, bytes_of_token(args_.v));
-          nearer.spread(kv_heads_ * product_.steps(count));
-        }
-      }
+      if (next_count > 0) addresses(1 - now, next, next_count);
+      const int then = next_count > 0 ? 1 - now : now;
       if constexpr (kScaled) {
         if (args_.k_scales) row_addresses(k_scales_, k_scale_, begin, count);
         if (args_.v_scales) row_addresses(v_scales_, v_scale_, begin, count);
       }
       const KeySpan keys = keys_of(args_, seq_, begin, count);
       const KeyRange range = key_range(keys);
+      if (far && takes_order() && count % kTokensOfStep == 0 && all_see(range)) {
+        attend_in_order(keys, k_tile_[now], v_tile_[now], k_tile_[then], v_tile_[then]);
+        continue;
+      }
+      TilePrefetch nearer;
+      if (far && next_count > 0) {
+        nearer.add(k_tile_[then], next_count, bytes_of_token(args_.k));
+        nearer.add(v_tile_[then], next_count, bytes_of_token(args_.v));
+        nearer.spread(kv_heads_ * product_.steps(count));
+      }
       for (index_t h = 0; h < kv_heads_; ++h)
         attend(h, keys, range, k_tile_[now], v_tile_[now], nearer);
     }
@@ -147,6 +159,23 @@ class DecodeItem {
     std::fill(v_tile_[which] + n, v_tile_[which] + kDecodeKeys, v_tile_[which][n - 1]);
   }
 
+  /// Whether a token's heads can be taken one after the other. One head's rows are in order anyway.
+  bool takes_order() const {
+    if constexpr (kInOrder) return kv_heads_ > 1 && product_.in_order();
+    return false;
+  }
+  /// Rows of s, as products write it.
+  index_t score_rows() const { return round_up(rows_, index_t{4}); }
+  /// Whether all rows of all heads see all keys; these are then theirs.
+  bool all_see(const KeyRange& range) const {
+    for (index_t h = 0; h < kv_heads_; ++h)
+      if (verdict_of(mask_, seq_.b, block_of(h), 0, rows_, range) != TileVerdict::full)
+        return false;
+    for (index_t h = 0; h < kv_heads_; ++h)
+      report_tile(mask_, seq_.b, block_of(h), 0, rows_, range);
+    return true;
+  }
+
   A* o_of(index_t h) const { return state_ + h * state_step_; }
   A* m_of(index_t h) const { return o_of(h) + rows_ * value_step_; }
   RowBlock block_of(index_t h) const {
@@ -167,14 +196,14 @@ class DecodeItem {
 
   /// s[r][i] *= scale of key index[i] of head h, whole vectors of n columns; `seen`: but 0 where a
   /// row does not see the key, whose scale may be anything.
-  void multiply_scales(const float* const* of_first_head, index_t head_step, index_t h,
+  void multiply_scales(A* s, const float* const* of_first_head, index_t head_step, index_t h,
                        const index_t* index, index_t n, const mask_int<A>* seen) const {
     A scales[kDecodeKeys];
     const index_t whole = round_up(n, V::kLanes), offset = h * head_step;
     for (index_t i = 0; i < n; ++i) scales[i] = static_cast<A>(of_first_head[index[i]][offset]);
     std::fill(scales + n, scales + whole, A(0));
     for (index_t r = 0; r < rows_; ++r) {
-      A* const row = s_ + r * kDecodeKeys;
+      A* const row = s + r * kDecodeKeys;
       for (index_t i = 0; i < whole; i += V::kLanes) {
         const V x = V::load(row + i) * V::load(scales + i);
         (seen == nullptr ? x : bit_and(x, V::load_mask(seen + r * kDecodeKeys + i))).store(row + i);
@@ -219,15 +248,41 @@ class DecodeItem {
         k = {k_seen, k.offset, n, 0}, v = {v_seen, v.offset, n, 0};
       }
     }
-    A *const o = o_of(h), *const m = m_of(h), *const l = m + rows_;
     product_.scores(h, s_, k, next);
+    soften(h, s_, factors_, keys, index, n, mixed);
+    product_.accumulate(h, o_of(h), factors_, s_, mixed ? seen_ : nullptr, v, next);
+  }
+
+  /// All heads and one tile of keys that every row sees, token by token.
+  void attend_in_order(const KeySpan& keys, const S** k_tile, const S** v_tile, const S** k_next,
+                       const S** v_next) {
+    if constexpr (kInOrder) {
+      const auto tokens = [&](const auto& rows, const S** tile, const S** next) {
+        const index_t bytes = kv_heads_ * rows.extent(3) * static_cast<index_t>(sizeof(S));
+        const index_t ahead = std::clamp<index_t>(kBytesAhead / bytes, 2, kDecodeKeys);
+        return DecodeTokens<S>{tile, next, rows.stride(2), kv_heads_, keys.count, ahead};
+      };
+      product_.scores(s_, tokens(args_.k, k_tile, k_next));
+      const index_t step = score_rows() * kDecodeKeys;
+      for (index_t h = 0; h < kv_heads_; ++h)
+        soften(h, s_ + h * step, factors_ + h * rows_, keys, kEveryKey.data(), keys.count, false);
+      product_.accumulate(o_of(0), state_step_, factors_, s_, tokens(args_.v, v_tile, v_next));
+    }
+  }
+
+  /// Scores of head h and of keys index[0..n) become weights; `mixed`: but 0 where a row does not
+  /// see the key (seen_). Raises m and l.
+  void soften(index_t h, A* s, A* factors, const KeySpan& keys, const index_t* index, index_t n,
+              bool mixed) {
+    const RowBlock block = block_of(h);
+    A *const m = m_of(h), *const l = m + rows_;
     if constexpr (kScaled) {
       if (args_.k_scales)
-        multiply_scales(k_scales_, args_.k_scales.stride(2), h, index, n, nullptr);
+        multiply_scales(s, k_scales_, args_.k_scales.stride(2), h, index, n, nullptr);
     }
     const index_t whole = round_up(n, V::kLanes);
     for (index_t r = 0; r < rows_; ++r) {
-      A* const row = s_ + r * kDecodeKeys;
+      A* const row = s + r * kDecodeKeys;
       if constexpr (!is_identity<Score>) {
         ScoreRow pairs{seq_.b, block.head_of(r), block.position_of(r), keys};
         for (index_t j = 0; j < n;) {  // keys that nobody sees leave gaps
@@ -245,15 +300,15 @@ class DecodeItem {
       for (index_t j = n; j < whole; ++j) row[j] = kNone;
       tops_[r] = largest(row_top(row, 0, whole));
     }
-    raise_rows(m, l, factors_, tops_, rows_, units_.unit());
+    raise_rows(m, l, factors, tops_, rows_, units_.unit());
     for (index_t r = 0; r < rows_; ++r)
-      l[r] += sum(soften_row<typename Product::Weight>(s_ + r * kDecodeKeys, 0, whole, m[r],
-                                                       units_.unit()));
+      l[r] += sum(
+          soften_row<typename Product::Weight>(s + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
     if constexpr (kScaled) {
       if (args_.v_scales)
-        multiply_scales(v_scales_, args_.v_scales.stride(2), h, index, n, mixed ? seen_ : nullptr);
+        multiply_scales(s, v_scales_, args_.v_scales.stride(2), h, index, n,
+                        mixed ? seen_ : nullptr);
     }
-    product_.accumulate(h, o, factors_, s_, mixed ? seen_ : nullptr, v, next);
   }
 
   /// Natural units, and the order of the output.

@@ -16,6 +16,9 @@
 //                                 seen [rows, kDecodeKeys] if rows see different keys, else null
 //   finish(h, o)                  o is in order; false if it could not be, because of values that
 //                                 are not finite (until then a product may keep it elsewhere)
+//   scores(s, keys), accumulate(o, o_head_step, factors, s, values)
+//                                 the same of all heads, token by token, with the same bits; where
+//                                 kInOrder and in_order()
 //   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
 //   kFewestRows, Exact            what to use for fewer rows, or where finish() says so
 //
@@ -47,6 +50,24 @@ struct DecodeKeys {
   const T* const* rows;
   index_t offset, n;
   index_t step;  // elements from a row to the next; 0 if they follow no pattern
+};
+
+/// Rows of all heads of each token: rows[j] + h head_step, and the tile that comes next (addresses
+/// padded to kDecodeKeys). Where they come from memory they are read in the order in which they
+/// lie, a few tokens at a time: a processor fetches one such stream ahead by itself, several heads'
+/// hardly. The lines `distance` tokens ahead are asked for besides.
+template <class T>
+struct DecodeTokens {
+  const T* const* rows;
+  const T* const* next;
+  index_t head_step, heads, n, distance;
+
+  /// Tokens j, j + 1, ..., j + count - 1 of head h, `distance` further on. (Inlined: a function that
+  /// only prefetches does nothing as far as a compiler can see, and it leaves out the call.)
+  [[gnu::always_inline]] void fetch_ahead(index_t j, index_t count, index_t h, index_t dim) const {
+    for (index_t i = j + distance; i < j + distance + count; ++i)
+      prefetch_row((i < n ? rows[i] : next[std::min(i - n, kDecodeKeys - 1)]) + h * head_step, dim);
+  }
 };
 
 /// Whether the instruction set has what dot_quads needs.
@@ -318,6 +339,10 @@ void set_quads(Factor* quads, const Factor* q, index_t q_step) {
       std::copy_n(q + row * q_step + t, kLength, quads + 4 * t + row * kLength);
 }
 
+/// Dot products that dot_tile takes at once.
+template <class A>
+inline constexpr int kDotsOfTile = Vec<A>::kLanes < 8 ? 8 : Vec<A>::kLanes;
+
 /// Scores of `rows` rows and of the n keys (addresses padded to a whole step). `next` is brought
 /// nearer meanwhile. `quads`: the rows again, four at a time as set_quads leaves them, if Row has
 /// them.
@@ -325,7 +350,7 @@ template <class Row, class A, class T>
 [[gnu::noinline]] void dot_keys(A* s, index_t s_step, const typename Row::Factor* q, index_t q_step,
                                 [[maybe_unused]] const typename Row::Factor* quads, index_t rows,
                                 const DecodeKeys<T>& keys, index_t dim, TilePrefetch& next) {
-  constexpr int kLanes = Vec<A>::kLanes, kDots = kLanes < 8 ? 8 : kLanes;
+  constexpr int kDots = kDotsOfTile<A>;
   const auto over_keys = [&]<int kRows>(index_t i) {
     constexpr int kKeys = kDots / kRows;
     for (index_t j = 0; j < keys.n; j += kKeys) {
@@ -443,6 +468,122 @@ template <bool kMixed, class Row, class A, class T>
   }
 }
 
+/// Tokens of which one head is taken after the other. More would be as many streams; of fewer, each
+/// load of q and of o would serve less.
+inline constexpr int kTokensOfStep = 4;
+
+/// dot_keys of all heads, token by token: s [heads, `rows`, kDecodeKeys]. n is a multiple of
+/// kTokensOfStep, `rows` of four.
+template <class Row, class A, class T>
+[[gnu::noinline]] void dot_tokens(A* s, const typename Row::Factor* q, index_t q_step,
+                                  [[maybe_unused]] const typename Row::Factor* quads, index_t rows,
+                                  const DecodeTokens<T>& keys, index_t dim) {
+  [[maybe_unused]] TilePrefetch none;
+  for (index_t j = 0; j < keys.n; j += kTokensOfStep)
+    for (index_t h = 0; h < keys.heads; ++h) {
+      keys.fetch_ahead(j, kTokensOfStep, h, dim);
+      const DecodeKeys<T> some{keys.rows + j, h * keys.head_step, kTokensOfStep, 0};
+      for (index_t row = h * rows; row < (h + 1) * rows; row += 4) {
+        A* const to = s + row * kDecodeKeys + j;
+        if constexpr (Row::kHasQuads) {
+          dot_quads<kTokensOfStep, Row>(to, kDecodeKeys, quads + row * q_step, some, dim, none);
+        } else {
+          constexpr int kKeys = kDotsOfTile<A> / 4;
+          static_assert(kTokensOfStep % kKeys == 0);
+          for (int i = 0; i < kTokensOfStep; i += kKeys)
+            dot_tile<4, kKeys, Row>(to + i, kDecodeKeys, q + row * q_step, q_step, some.rows + i,
+                                    some.offset, dim);
+        }
+      }
+    }
+}
+
+/// o_i += sum_j e_ij v_j of kTokensOfStep keys, all dims. A function of its own: the loops over
+/// tokens and heads around it would take the registers that hold its addresses.
+template <int kRows, class Row, class A, class T>
+[[gnu::noinline]] void weigh_step(A* o, index_t o_step, const typename Row::Factor* e,
+                                  index_t e_step, const T* const* rows, index_t offset,
+                                  index_t dim) {
+  using V = Vec<A>;
+  using U = Vec<typename Row::Weight>;
+  constexpr index_t kLanes = V::kLanes;
+  constexpr int kUnits = kTokensOfStep / Row::kKeys, kVecs = V::kRegisters >= 32 ? 4 : 2;
+  U w[kRows][kUnits];
+  A* to[kRows];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+    to[i] = o + i * o_step;
+#pragma GCC unroll 4
+    for (int j = 0; j < kUnits; ++j) w[i][j] = U::broadcast(e[i * e_step + j * Row::kKeys]);
+  }
+  const T* from[kTokensOfStep];
+#pragma GCC unroll 4
+  for (int j = 0; j < kTokensOfStep; ++j) from[j] = rows[j] + offset;
+  const auto weigh = [&]<int kN>(index_t t) __attribute__((always_inline)) {
+    U x[kUnits][kN];
+#pragma GCC unroll 4
+    for (int j = 0; j < kUnits; ++j) {
+      const T* const* const unit = from + j * Row::kKeys;
+      if constexpr (kN % 2 == 0) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kN; v += 2) {
+          const auto pair = Row::load_values(unit, Row::kKeys, t + v * kLanes);
+          x[j][v] = pair.first, x[j][v + 1] = pair.second;
+        }
+      } else {
+        x[j][0] = Row::load_values(unit, Row::kKeys, t, dim - t);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kN; ++v) {
+        V sum = V::load(to[i] + t + v * kLanes);
+#pragma GCC unroll 4
+        for (int j = 0; j < kUnits; ++j) sum = fma(w[i][j], x[j][v], sum);
+        sum.store(to[i] + t + v * kLanes);
+      }
+    }
+  };
+  index_t t = 0;
+  for (; t + kVecs * kLanes <= dim; t += kVecs * kLanes) weigh.template operator()<kVecs>(t);
+  if constexpr (kVecs > 2)
+    if (t + 2 * kLanes <= dim) weigh.template operator()<2>(t), t += 2 * kLanes;
+  for (; t < dim; t += kLanes) weigh.template operator()<1>(t);
+}
+
+/// weigh_values of all heads, token by token: o_head_step and e_head_step from a head to the next,
+/// factors [heads, rows]. From a step to the next, sums are in the first cache. n is a multiple of
+/// kTokensOfStep, `rows` of four, or of four and three more.
+template <class Row, class A, class T>
+[[gnu::noinline]] void weigh_tokens(A* o, index_t o_head_step, index_t o_step, const A* factors,
+                                    const typename Row::Factor* e, index_t e_head_step,
+                                    index_t e_step, index_t rows, const DecodeTokens<T>& values,
+                                    index_t dim) {
+  using V = Vec<A>;
+  for (index_t h = 0; h < values.heads; ++h)
+    for (index_t r = 0; r < rows; ++r) {
+      const A factor = factors[h * rows + r];
+      A* const row = o + h * o_head_step + r * o_step;
+      for (index_t t = 0; factor != 1 && t < dim; t += V::kLanes)
+        (V::load(row + t) * V::broadcast(factor)).store(row + t);
+    }
+  for (index_t j = 0; j < values.n; j += kTokensOfStep)
+    for (index_t h = 0; h < values.heads; ++h) {
+      values.fetch_ahead(j, kTokensOfStep, h, dim);
+      A* const to = o + h * o_head_step;
+      const typename Row::Factor* const from = e + h * e_head_step + j;
+      const index_t offset = h * values.head_step;
+      index_t i = 0;
+      for (; i + 4 <= rows; i += 4)
+        weigh_step<4, Row>(to + i * o_step, o_step, from + i * e_step, e_step, values.rows + j,
+                           offset, dim);
+      if (i < rows)
+        weigh_step<3, Row>(to + i * o_step, o_step, from + i * e_step, e_step, values.rows + j,
+                           offset, dim);
+    }
+}
+
 /// By the vector registers. Unit: accumulate_t<T>, or Bfloat16Pair.
 template <class T, class Stored, class Unit>
 class VectorDecode {
@@ -499,9 +640,22 @@ class VectorDecode {
                   const DecodeKeys<Stored>& values, TilePrefetch& next) {
     const auto weigh =
         seen ? weigh_values<true, Row, A, Stored> : weigh_values<false, Row, A, Stored>;
-    weigh(o, value_step_, factors, reinterpret_cast<const Factor*>(s),
-          kDecodeKeys * static_cast<index_t>(sizeof(A) / sizeof(Factor)), seen, rows_, values,
-          value_dim_, next);
+    weigh(o, value_step_, factors, reinterpret_cast<const Factor*>(s), kWeightStep, seen, rows_,
+          values, value_dim_, next);
+  }
+
+  static constexpr bool kInOrder = true;
+  /// One or two rows take many keys at once.
+  bool in_order() const { return dot_rows_ % 4 == 0; }
+  /// s [heads, rows up to a multiple of four, kDecodeKeys]; a multiple of kTokensOfStep keys.
+  void scores(A* s, const DecodeTokens<Stored>& keys) const {
+    dot_tokens<Row>(s, query(0, 0), q_step_, quads_of(0), dot_rows_, keys, dim_);
+  }
+  /// factors [heads, rows].
+  void accumulate(A* o, index_t o_head_step, const A* factors, const A* s,
+                  const DecodeTokens<Stored>& values) const {
+    weigh_tokens<Row>(o, o_head_step, value_step_, factors, reinterpret_cast<const Factor*>(s),
+                      dot_rows_ * kWeightStep, kWeightStep, rows_, values, value_dim_);
   }
 
   bool finish(index_t, A* o) const {
@@ -522,6 +676,9 @@ class VectorDecode {
   }
 
  private:
+  static constexpr index_t kWeightStep =  // of a row of scores that became weights
+      kDecodeKeys * static_cast<index_t>(sizeof(A) / sizeof(Factor));
+
   Factor* query(index_t h, index_t r) const { return q_ + (h * dot_rows_ + r) * q_step_; }
   index_t whole_rows() const { return dot_rows_ / 4 * 4; }
   Factor* quads_of(index_t h) const { return quads_ + h * whole_rows() * q_step_; }

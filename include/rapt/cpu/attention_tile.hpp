@@ -179,7 +179,7 @@ inline void store_lanes(Vec<A> x, T* p, index_t n) {
 
 /// Brings the lines of a row nearer while others are worked on.
 template <bool kToWrite = false, class T>
-inline void prefetch_row(const T* row, index_t dim) {
+[[gnu::always_inline]] inline void prefetch_row(const T* row, index_t dim) {
   constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(T));
   for (index_t t = 0; t < dim; t += kLine) __builtin_prefetch(row + t, kToWrite ? 1 : 0, 2);
 }

@@ -18,20 +18,20 @@
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#if defined(__AMX_BF16__) && defined(RAPT_BFLOAT16_DOT) && defined(__AVX512VNNI__)
 inline constexpr const char* kIsa = "avx512_amx_vnni";
-#elif defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#elif defined(__AMX_BF16__) && defined(RAPT_BFLOAT16_DOT)
 inline constexpr const char* kIsa = "avx512_amx";
-#elif defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#elif defined(RAPT_BFLOAT16_DOT) && defined(__AVX512VNNI__)
 inline constexpr const char* kIsa = "avx512_bf16_vnni";
-#elif defined(__AVX512BF16__)
+#elif defined(RAPT_BFLOAT16_DOT)
 inline constexpr const char* kIsa = "avx512_bf16";
 #elif defined(__AVX512VNNI__)
 inline constexpr const char* kIsa = "avx512_vnni";
 #else
 inline constexpr const char* kIsa = "avx512";
 #endif
-#if defined(__AVX512BF16__)
+#if defined(RAPT_BFLOAT16_DOT)
 inline constexpr bool kBfloat16Dot = true;
 #else
 inline constexpr bool kBfloat16Dot = false;
@@ -346,7 +346,7 @@ struct Vec<double> {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(RAPT_BFLOAT16_DOT)
 /// Pairs of bfloat16, for vdpbf16ps.
 template <>
 struct Vec<Bfloat16Pair> {
