@@ -269,6 +269,76 @@ TEST(QuantizedFold, EqualsAttentionOverWhatTheCodesStandFor) {
   }
 }
 
+// Integer dot products take queries and weights apart into digits: whatever these are.
+using Int8Call = Cached<float, std::int8_t>;
+constexpr Sizes kDecodeSizes{
+    .batch = 2, .q_len = 1, .kv_len = 300, .heads = 8, .kv_heads = 2, .head_dim = 72};
+
+TEST(QuantizedDigits, QueriesOfEverySize) {
+  Int8Call call(kDecodeSizes);
+  for (index_t t = 0; t < 72; ++t) {
+    call.q(0, 0, 0, t) *= 1e-35f;
+    call.q(0, 0, 1, t) = 0;
+    call.q(0, 0, 2, t) *= 30;
+    if (t % 24 == 5) call.q(0, 0, 3, t) *= 100;  // a few channels tower above the others
+    call.q(1, 0, 5, t) = -0.5f;
+    call.q(1, 0, 6, t) = std::abs(call.q(1, 0, 6, t));
+  }
+  call.expect_matches();
+  call.expect_matches(Causal{}, Identity{}, {.scale = -3});
+}
+
+TEST(QuantizedDigits, ExtremeCodes) {
+  Int8Call call(kDecodeSizes);
+  for (index_t n = 0; n < call.k.codes.size(); ++n) {
+    call.k.codes.data()[n] = n % 3 == 0 ? std::int8_t{-128} : std::int8_t{127};
+    call.v.codes.data()[n] = n % 5 == 0 ? std::int8_t{127} : std::int8_t{-128};
+  }
+  call.expect_matches();
+}
+
+TEST(QuantizedDigits, ScalesOfEverySizeAndSign) {
+  Int8Call call(kDecodeSizes);
+  for (index_t n = 0; n < call.v.scales.size(); ++n)
+    call.v.scales.data()[n] *= n % 7 == 0 ? 100.f : n % 7 == 1 ? 0.f : 1e-3f;
+  call.expect_matches();
+  for (index_t n = 0; n < call.v.scales.size(); ++n)
+    call.v.scales.data()[n] *= n % 3 == 0 ? -1.f : 1.f;
+  call.expect_matches();
+  for (index_t n = 0; n < call.v.scales.size(); ++n) call.v.scales.data()[n] = 1e-36f;
+  call.expect_matches();
+  for (index_t n = 0; n < call.v.scales.size(); ++n) call.v.scales.data()[n] = 0;
+  call.expect_matches();
+}
+
+TEST(QuantizedDigits, WhatIsNoNumberStaysInItsRow) {
+  Int8Call call(kDecodeSizes);
+  const Int8Call clean(kDecodeSizes);
+  call.q(0, 0, 1, 3) = kNaN;
+  call.q(1, 0, 4, 70) = std::numeric_limits<float>::infinity();
+  Tensor<float, 4> got(call.q.shape()), want(call.q.shape());
+  const auto attend = [](const Int8Call& c, const Tensor<float, 4>& q, Tensor<float, 4>& out) {
+    attention(out, q, c.k.codes, c.v.codes, Causal{}, Identity{},
+              {.k_scales = c.k.scales, .v_scales = c.v.scales});
+  };
+  attend(call, call.q, got);
+  attend(clean, clean.q, want);
+  for (index_t b = 0; b < 2; ++b)
+    for (index_t h = 0; h < 8; ++h)
+      for (index_t t = 0; t < 72; ++t) {
+        if (h == (b == 0 ? 1 : 4))
+          ASSERT_TRUE(std::isnan(got(b, 0, h, t))) << b << " " << h << " " << t;
+        else
+          ASSERT_NEAR(got(b, 0, h, t), want(b, 0, h, t), 1e-5) << b << " " << h << " " << t;
+      }
+  call.v.scales(0, 299, 0) = std::numeric_limits<float>::infinity();
+  attend(call, clean.q, got);
+  for (index_t t = 0; t < 72; ++t) {
+    const float code = static_cast<float>(call.v.codes(0, 299, 0, t)), x = got(0, 0, 0, t);
+    ASSERT_TRUE(code == 0 ? std::isnan(x) : std::isinf(x) && (x > 0) == (code > 0)) << t;
+  }
+}
+
 TEST(QuantizedThreads, NeverChangeAResult) {
   const int before = num_threads();
   for (const Sizes& sizes :

@@ -33,6 +33,7 @@
 
 #include "rapt/core/scratch.hpp"
 #include "rapt/cpu/attention_call.hpp"
+#include "rapt/cpu/attention_decode_int8.hpp"
 #include "rapt/cpu/attention_decode_product.hpp"
 #include "rapt/cpu/attention_pairs.hpp"
 #include "rapt/cpu/attention_tile.hpp"
@@ -73,6 +74,12 @@ struct ScoreTile {
 
 namespace detail {
 
+/// The products for few rows without matrix registers.
+template <class T, class Stored, class Unit>
+using DecodeOf = std::conditional_t<std::is_same_v<Stored, std::int8_t> &&
+                                        std::is_same_v<Unit, float> && kDecodesInt8<Quads>,
+                                    Int8Decode<T>, VectorDecode<T, Stored, Unit>>;
+
 /// Row r of the weights that took the place of a tile's scores, in pairs (soften_row).
 template <class Tile>
 bfloat16* weights_of(const Tile& tile, index_t r) {
@@ -112,7 +119,7 @@ class VectorProduct {
   using Tiling = AttentionTiling<A>;
   using Tile = ScoreTile<A>;
   using Weight = Unit;
-  using Decode = detail::VectorDecode<T, Stored, Unit>;
+  using Decode = detail::DecodeOf<T, Stored, Unit>;
 
   VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
       : dim_(dim),

@@ -29,6 +29,51 @@ struct Quads {
   friend Quads operator|(Quads a, Quads b) { return {_mm512_or_si512(a.v, b.v)}; }
 
 #if defined(__AVX512VNNI__)
+  /// The first n bytes, others 0.
+  static Quads load(const void* p, index_t n) {
+    if (n >= 4 * kLanes) return load(p);
+    return {_mm512_maskz_loadu_epi8((std::uint64_t{1} << n) - 1, p)};
+  }
+  void store(void* p) const { _mm512_storeu_si512(p, v); }
+  /// 16 bytes, four times.
+  static Quads repeat16(const void* p) {
+    return {_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+  }
+  /// Signed bytes as unsigned ones, 128 larger.
+  Quads plus128() const { return {_mm512_xor_si512(v, _mm512_set1_epi8(-128))}; }
+  /// Half of four rows of 64 bytes, next to each other: lane 4 a + i of vector b holds the four
+  /// rows' byte 16 a + 4 b + i, b 0 and 1, or (high) 2 and 3.
+  static void interleave_half(const Quads (&rows)[4], bool high, Quads& first, Quads& second) {
+    const auto pairs = [high](Quads a, Quads b) {
+      return high ? _mm512_unpackhi_epi8(a.v, b.v) : _mm512_unpacklo_epi8(a.v, b.v);
+    };
+    const __m512i even = pairs(rows[0], rows[1]), odd = pairs(rows[2], rows[3]);
+    first.v = _mm512_unpacklo_epi16(even, odd), second.v = _mm512_unpackhi_epi16(even, odd);
+  }
+  /// The whole numbers nearest to x as d0 + 256 d1 + 65536 d2 with digits of -128 to 127.
+  static void store_signed_digits(Vec<float> x, std::int8_t* d0, std::int8_t* d1, std::int8_t* d2) {
+    const auto store = [](std::int8_t* to, __m512i n) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(n));
+    };
+    const auto higher = [](__m512i n) {
+      return _mm512_srai_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(128)), 8);
+    };
+    const __m512i n = _mm512_cvtps_epi32(x.v);
+    store(d0, n);
+    store(d1, higher(n));
+    store(d2, higher(higher(n)));
+  }
+  /// The same of x from 0 to 2^24 with digits of 0 to 255: of each four numbers the four d0, the
+  /// four d1, the four d2, and zeros. Returns the numbers; one is negative where x is, or is none.
+  static Quads store_digits(Vec<float> x, std::uint8_t* to) {
+    const __m512i n = _mm512_cvtps_epi32(x.v);
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    _mm512_storeu_si512(to, _mm512_shuffle_epi8(n, order));
+    return {n};
+  }
+  static bool any_negative(Quads numbers) { return _mm512_movepi32_mask(numbers.v) != 0; }
+
   friend Quads dot(Quads s, Quads c, Quads x) { return {_mm512_dpbusd_epi32(s.v, c.v, x.v)}; }
   friend Quads dot_wide(Quads s, Quads c, Quads x) { return dot(s, c, x); }
 #else
