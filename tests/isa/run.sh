@@ -5,6 +5,8 @@
 #   portable      -march=x86-64       SSE2, no vectors of our own
 #   avx2          -march=x86-64-v3
 #   avx512        -march=x86-64-v4    without bf16 and without integer dot products
+#   avx512_bf16   the same with dot products of bfloat16 pairs, where a processor has them that its
+#                 own build leaves alone (core/config.hpp)
 #   neon          aarch64, by a cross compiler, under qemu's user mode
 #
 #   tests/isa/run.sh [COMPILER]       RAPT_JOBS compilers at once
@@ -20,7 +22,10 @@ has() { grep -qw "$1" /proc/cpuinfo 2>/dev/null; }
 
 # Kernels against their oracles.
 tests=(cpu/simd cpu/matmul attention/forward attention/decode attention/quantized)
-for more in attention/bfloat16_product attention/backward cpu/quantized_matmul; do
+bfloat16_tests=" cpu/matmul attention/decode attention/bfloat16_product attention/decode_order "
+# Whether a set runs a test: the one with bfloat16 pairs, those that multiply them.
+used() { [ $1 != avx512_bf16 ] || [[ $bfloat16_tests = *" $2 "* ]]; }
+for more in attention/bfloat16_product attention/backward attention/decode_order cpu/quantized_matmul; do
   [ ! -e "tests/${more}_test.cpp" ] || tests+=("$more")
 done
 
@@ -47,7 +52,10 @@ run_jobs() {
 : >"$scratch/jobs"
 
 sets=()
-if [ "$(uname -m)" = x86_64 ]; then sets+=(portable avx2 avx512); fi
+if [ "$(uname -m)" = x86_64 ]; then
+  sets+=(portable avx2 avx512)
+  if has avx512_bf16 && has GenuineIntel && ! has amx_bf16; then sets+=(avx512_bf16); fi
+fi
 cross=$(command -v aarch64-linux-gnu-g++ || true)
 emulator=$(command -v qemu-aarch64-static || command -v qemu-aarch64 || true)
 if [ -n "$cross" ] && [ -d /usr/src/googletest/googletest ]; then
@@ -62,6 +70,7 @@ for set in "${sets[@]}"; do
     portable) more="-march=x86-64" ;;
     avx2) more="-march=x86-64-v3" ;;
     avx512) more="-march=x86-64-v4 $pieces" ;;
+    avx512_bf16) more="-march=x86-64-v4 -mavx512bf16 $pieces" ;;
     neon)
       with=$cross
       # GoogleTest from its sources, for the other machine.
@@ -71,6 +80,7 @@ for set in "${sets[@]}"; do
       more="-isystem /usr/src/googletest/googletest/include -isystem /usr/src/googletest/googlemock/include" ;;
   esac
   for test in "${tests[@]}"; do
+    used $set $test || continue
     job "$launcher $with $flags $more -c tests/${test}_test.cpp -o $scratch/$set-${test/\//-}.o"
   done
 done
@@ -82,7 +92,7 @@ for set in "${sets[@]}"; do
   with=$compiler libraries="-lgmock -lgtest -lgtest_main" under= able=yes filter='*'
   case $set in
     avx2) has avx2 && has fma || able=no ;;
-    avx512) has avx512vl && has avx512bw && has avx512dq || able=no ;;
+    avx512 | avx512_bf16) has avx512vl && has avx512bw && has avx512dq || able=no ;;
     neon)
       with=$cross libraries="$scratch/gtest-all.o $scratch/gmock-all.o $scratch/gtest_main.o"
       under="$emulator -L /usr/aarch64-linux-gnu"
@@ -90,6 +100,7 @@ for set in "${sets[@]}"; do
   esac
   echo "-- $set: ${#tests[@]} tests compiled$([ $able = yes ] && echo ', running' || echo ', no processor here that has it')"
   for test in "${tests[@]}"; do
+    used $set $test || continue
     program=$scratch/$set-${test/\//-}
     $with "$program.o" $libraries -pthread -o "$program" || { failed=1; continue; }
     # An emulator is slow: of the typed tests of the larger programs, those of float.

@@ -38,7 +38,7 @@ inline constexpr bool kDecodesInt8 = requires(const std::int8_t* p) {
 /// T: of queries and outputs, summed in fp32.
 template <class T, class Q = Quads>
 class Int8Decode {
-  using V = Vec<float>;
+  using V = Vec<accumulate_t<T>>;  // of float
   static constexpr index_t kLanes = V::kLanes, kRows = 4, kDigits = 3;
   static constexpr index_t kChunk = 16;              // bytes of a row in a vector
   static constexpr index_t kBytes = kRows * kChunk;  // of a vector

@@ -12,6 +12,10 @@
 //                                                      bytes at p as floats
 //   store_int8(p, v)        kLanes floats to the nearest int8
 //
+// and, with AVX-512 VNNI, what cpu/attention_decode_int8.hpp takes besides: load(p, n), store(p),
+// repeat16(p), a.plus128(), interleave_half(), store_signed_digits(), store_digits(),
+// any_negative().
+//
 //   vpdpbusd (AVX-512 VNNI, AVX-VNNI), vpmaddubsw + vpmaddwd (AVX-512 BW, AVX2), sdot (NEON), plain
 //   code elsewhere: the sums are exact everywhere, so all machines agree.
 #pragma once
