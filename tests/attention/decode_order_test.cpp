@@ -148,5 +148,25 @@ TEST(DecodeFrom, MemoryOrCachesTheBitsAreTheSame) {
     }
 }
 
+template <class S>
+void expect_logsumexp_without_values() {
+  const auto q = normal<float>(Shape<4>{1, 1, 8, 64}, 1);
+  const auto k = rows_of<S>({1, 500, 2, 64}, 2), v = rows_of<S>({1, 500, 2, 16}, 3);
+  const Tensor<S, 4> no_values({1, 500, 2, 0});
+  Tensor<float, 4> out({1, 1, 8, 16}), nothing({1, 1, 8, 0});
+  Tensor<float, 3> want({1, 8, 1}), got(want.shape());
+  attention(out, q, k, v, Causal{}, Identity{}, {.logsumexp = want});
+  for (const bool far : {false, true}) {
+    if (far) leave_caches(k);
+    attention(nothing, q, k, no_values, Causal{}, Identity{}, {.logsumexp = got});
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), got.bytes()), 0) << far;
+  }
+}
+
+TEST(DecodeFrom, MemoryWhereValuesHaveNoDims) {
+  expect_logsumexp_without_values<float>();
+  expect_logsumexp_without_values<std::int8_t>();
+}
+
 }  // namespace
 }  // namespace rapt::test

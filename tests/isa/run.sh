@@ -98,7 +98,7 @@ for set in "${sets[@]}"; do
       under="$emulator -L /usr/aarch64-linux-gnu"
       [ -n "$emulator" ] || able=no ;;
   esac
-  echo "-- $set: ${#tests[@]} tests compiled$([ $able = yes ] && echo ', running' || echo ', no processor here that has it')"
+  echo "-- $set: $(ls "$scratch/$set"-*.o | wc -l) tests compiled$([ $able = yes ] && echo ', running' || echo ', no processor here that has it')"
   for test in "${tests[@]}"; do
     used $set $test || continue
     program=$scratch/$set-${test/\//-}

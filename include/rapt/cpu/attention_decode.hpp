@@ -104,7 +104,9 @@ class DecodeItem {
     // If the keys come from memory they are read in order, or each tile is brought nearer during the
     // one before. (That they do may change no bit: sums depend on where tiles end.)
     const index_t after = std::min(kv_begin + largest, seq_.kv_len - 1);
-    const bool far = kv_begin < kv_end && (is_far(k_row_(after)) || is_far(v_row_(after)));
+    const bool has_values = args_.v.extent(3) > 0;  // else there is no address to read from
+    const bool far =
+        kv_begin < kv_end && (is_far(k_row_(after)) || (has_values && is_far(v_row_(after))));
     index_t tile = std::min(kFirstTile, largest);
     int now = 0;  // which of the addresses are those of the tile at hand
     addresses(now, kv_begin, std::min(tile, kv_end - kv_begin));
@@ -260,7 +262,8 @@ class DecodeItem {
                        const S** v_next) {
     if constexpr (kInOrder) {
       const auto tokens = [&](const auto& rows, const S** tile, const S** next) {
-        const index_t bytes = kv_heads_ * rows.extent(3) * static_cast<index_t>(sizeof(S));
+        const index_t bytes =
+            std::max<index_t>(1, bytes_of_token(rows));  // values may have no dims
         const index_t ahead = std::min(ceil_div(kBytesAhead, bytes), kDecodeKeys);
         return DecodeTokens<S>{tile, next, rows.stride(2), kv_heads_, keys.count, ahead};
       };

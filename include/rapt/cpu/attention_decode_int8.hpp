@@ -14,8 +14,13 @@
 //             k   key j, dims t.. | the same, four times       four lanes of a row are left to sum
 //   values    v   dim t of keys j to j + 3, side by side; w    a digit of the weights of these four
 //
-// For 64 dims, four rows, a key and its value that is 24 dot products of 64 bytes, where
-// multiply-adds of fp32 are 32 and turning codes into floats is 16 more.
+// q [heads, rows, dim] of T, keys and values int8 [tokens, heads, dim], s and w of fp32; four rows
+// at a time. For 64 dims, four rows, a key and its value that is 24 dot products of 64 bytes, where
+// multiply-adds of fp32 are 32 and turning codes into floats is 16 more. Rows whose largest query or
+// weight is below 1e-30 count as 0.
+//
+// Source: the instruction, VPDPBUSD, in Intel's Architecture Instruction Set Extensions Programming
+// Reference; sums digit by digit are schoolbook multiplication.
 #pragma once
 
 #include <algorithm>
@@ -151,8 +156,7 @@ class Int8Decode {
   }
 
  private:
-  static constexpr int kKeys = 4;
-
+  static constexpr int kKeys = 4;                        // of a step
   static constexpr index_t kRowBytes = 4 * kDecodeKeys;  // [keys / 4][digits, 0][4 keys]
   static constexpr float kPowers[kDigits] = {1, 256, 65536};
 
