@@ -42,6 +42,7 @@ class AmxProduct {
   };
   using Tile = ScoreTile<float>;
   using Weight = Unit;
+  static constexpr bool kScalesQueries = false;
   using Decode = detail::AmxDecode<Tiles, Unit>;
 
   AmxProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
@@ -84,12 +85,13 @@ class AmxProduct {
 
   [[gnu::noinline]] void accumulate(float* o, const Tile& tile) {
     const index_t rows = tile.end - tile.begin;
+    if (tile.first) std::fill_n(o + tile.begin * value_step_, rows * value_step_, 0.f);
     Columns keys = seen_by_some(tile);
     if (!keys) return;
     keys = {keys.begin / kStep * kStep, detail::round_up(keys.end, kStep)};
     for (index_t r = 0; r < rows; ++r) {
       clear_outside(detail::weights_of(tile, r), tile.columns[r], keys);
-      if (tile.columns[r] && tile.factors[r] != 1)
+      if (!tile.first && tile.columns[r] && tile.factors[r] != 1)
         scale(o + (tile.begin + r) * value_step_, tile.factors[r]);
     }
     detail::add_pair_product<kKeyTile / 2>(tiles_, o + tile.begin * value_step_, value_step_, rows,

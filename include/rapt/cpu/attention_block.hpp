@@ -53,6 +53,7 @@ class AttentionBlock {
   using Unit = typename Product::Unit;
   using Tiling = typename Product::Tiling;
   using Columns = detail::Columns;
+  using Units = detail::ScoreUnits<A, Score, Product>;
   static constexpr int kGroup = Tiling::kGroup;
   static constexpr index_t kPanel = Tiling::kPanel, kKeyTile = Tiling::kKeyTile;
   static constexpr index_t kRowTile = Tiling::kRowTile, kGroups = kRowTile / kGroup;
@@ -74,7 +75,7 @@ class AttentionBlock {
         dim_(args.q.extent(3)),
         value_step_(detail::round_up(args.v.extent(3), V::kLanes)),
         // A group of rows of one head sees almost the same keys; those of two heads need not.
-        groups_{rows_, block.queries >= 4 * kGroup ? block.queries : rows_},
+        groups_{rows_, !block.by_query && block.queries >= 4 * kGroup ? block.queries : rows_},
         product_(scratch, rows_, dim_, args.v.extent(3)),
         key_rows_(args, seq, kv_head),
         packed_(packed) {
@@ -82,15 +83,23 @@ class AttentionBlock {
     v_ = scratch.template tensor<Unit>(Shape<1>{Product::value_units(args.v.extent(3))}).data();
     s_ = scratch.template tensor<A>(Shape<1>{kRowTile * kKeyTile}).data();
     seen_ = scratch.template tensor<mask_int<A>>(Shape<1>{kRowTile * kKeyTile}).data();
+    met_ = scratch.template tensor<bool>(Shape<1>{row_tiles()}).data();
     copy_queries();
   }
 
   /// o [rows, value_step], m and l [rows]: the state after keys [kv_begin, kv_end), m in natural
   /// units.
   void run(index_t kv_begin, index_t kv_end, A* o, A* m, A* l) {
-    for (index_t r = 0; r < rows_; ++r) m[r] = kNone, l[r] = 0;
-    for (index_t t = 0; t < rows_ * value_step_; ++t) o[t] = 0;
+    std::fill_n(m, rows_, kNone);
+    std::fill_n(l, rows_, A(0));
+    std::fill_n(met_, row_tiles(), false);
     walk(kv_begin, kv_end, o, m, l, nullptr);
+    for (index_t t = 0; t < row_tiles(); ++t) {
+      if (met_[t]) continue;
+      const index_t begin = groups_[t * kGroups].begin;
+      const index_t end = groups_[std::min((t + 1) * kGroups, groups_.count()) - 1].end;
+      std::fill_n(o + begin * value_step_, (end - begin) * value_step_, A(0));
+    }
     for (index_t r = 0; r < rows_; ++r) m[r] *= units_.natural();
   }
 
@@ -114,8 +123,11 @@ class AttentionBlock {
   }
 
   /// The tile at hand, as the product takes it.
-  typename Product::Tile tile() const { return {s_, groups(), begin_, end_, columns_, factors_}; }
+  typename Product::Tile tile(bool first = false) const {
+    return {s_, groups(), begin_, end_, columns_, factors_, first};
+  }
 
+  index_t row_tiles() const { return detail::ceil_div(groups_.count(), kGroups); }
   std::span<const RowGroup> groups() const {
     return {tile_groups_, static_cast<std::size_t>(group_count_)};
   }
@@ -154,10 +166,12 @@ class AttentionBlock {
         }
         detail::report_tile(mask_, seq_.b, block_, begin_, end_, range);
         soften(m, l);
+        bool& met = met_[first_group / kGroups];
         if (!finite_ && part == TileVerdict::partial)
-          accumulate_seen(o, keys.count);
+          accumulate_seen(o, keys.count, !met);
         else
-          product_.accumulate(o, tile());
+          product_.accumulate(o, tile(!met));
+        met = true;
       }
     }
   }
@@ -215,19 +229,26 @@ class AttentionBlock {
     for (index_t j = vector_begin(columns.begin); j < columns.end; j += V::kLanes)
       select(V::load_mask(seen(r) + j), V::load(row(r) + j), none).store(row(r) + j);
   }
-  /// Minus infinity outside of `seen`, in the vectors of `columns`.
-  void hide_outside(index_t r, Columns seen, Columns columns) const {
+  /// Minus infinity outside of what each row of a group sees, seen(r), in the vectors of `columns`.
+  /// Vector by vector, because rows of a group see nearly the same.
+  template <class Seen>
+  void hide_outside(RowGroup group, Columns columns, Seen seen) const {
+    Columns all{0, kKeyTile};  // what every row sees: whole vectors of it are left alone
+    for (index_t r = group.begin; r < group.end; ++r)
+      all = {std::max(all.begin, seen(r).begin), std::min(all.end, seen(r).end)};
     const V none = V::broadcast(kNone);
     const auto hide = [&](index_t begin, index_t end) {
-      for (index_t j = begin; j < end; j += V::kLanes) {
-        const V s = select(detail::first_lanes<A>(seen.end - j), V::load(row(r) + j), none);
-        select(detail::first_lanes<A>(seen.begin - j), none, s).store(row(r) + j);
-      }
+      for (index_t j = begin; j < end; j += V::kLanes)
+        for (index_t r = group.begin; r < group.end; ++r) {
+          const Columns of_row = seen(r);
+          const V s = select(detail::first_lanes<A>(of_row.end - j), V::load(row(r) + j), none);
+          select(detail::first_lanes<A>(of_row.begin - j), none, s).store(row(r) + j);
+        }
     };
     const index_t begin = vector_begin(columns.begin), end = vector_end(columns.end);
-    const index_t first = std::min(vector_end(seen.begin), end);  // whole vectors are left alone
+    const index_t first = std::min(vector_end(std::max(all.begin, begin)), end);
     hide(begin, first);
-    hide(std::max(first, vector_begin(seen.end)), end);
+    hide(std::max(first, vector_begin(all.end)), end);
   }
 
   /// S of a tile that every row sees whole.
@@ -235,39 +256,40 @@ class AttentionBlock {
     const Columns all{0, keys.count};
     std::fill_n(columns_, end_ - begin_, all);
     product_.scores(tile());
-    for (index_t r = begin_; r < end_; ++r) {
-      if constexpr (!detail::is_identity<Score>) modify(r, all, keys);
-      if (keys.count % V::kLanes != 0) hide_outside(r, all, all);
-    }
+    if constexpr (!detail::is_identity<Score>)
+      for (index_t r = begin_; r < end_; ++r) modify(r, all, keys);
+    if (keys.count % V::kLanes != 0)
+      hide_outside({begin_, end_}, all, [all](index_t) { return all; });
   }
 
   /// S of a tile that some rows see in part: of each group the columns that one of its rows sees.
   void score_partial_tile(const KeySpan& keys, const detail::KeyRange& range) {
     const bool asked = !RangeMask<Mask> || keys.given != nullptr;
+    RowCursor at(block_, begin_);
     for (const RowGroup& group : groups()) {
       const Columns columns = asked ? ask_group(group.begin, group.end, keys, range)
-                                    : columns_of_group(group.begin, group.end, keys);
+                                    : columns_of_group(at, group.begin, group.end, keys);
       std::fill(columns_ + (group.begin - begin_), columns_ + (group.end - begin_), columns);
     }
     product_.scores(tile());
-    for (index_t r = begin_; r < end_; ++r) {
-      const Columns columns = columns_[r - begin_];
+    for (const RowGroup& group : groups()) {
+      const Columns columns = columns_[group.begin - begin_];
       if (!columns) continue;
-      if constexpr (!detail::is_identity<Score>) modify(r, columns, keys);
-      if (asked)
-        hide_unseen(r, columns);
-      else if (const Columns seen = row_columns_[r - begin_];
-               seen.begin != columns.begin || seen.end != columns.end ||
-               columns.begin % V::kLanes != 0 || columns.end % V::kLanes != 0)
-        hide_outside(r, seen, columns);
+      for (index_t r = group.begin; r < group.end; ++r) {
+        if constexpr (!detail::is_identity<Score>) modify(r, columns, keys);
+        if (asked) hide_unseen(r, columns);
+      }
+      if (!asked)
+        hide_outside(group, columns, [this](index_t r) { return row_columns_[r - begin_]; });
     }
   }
 
-  /// row_columns_ = what the range of the mask lets rows [first, last) see. Returns what holds all.
-  Columns columns_of_group(index_t first, index_t last, const KeySpan& keys) {
+  /// row_columns_ = what the range of the mask lets rows [first, last) see, `at` the first. Returns
+  /// what holds all.
+  Columns columns_of_group([[maybe_unused]] RowCursor& at, index_t first, index_t last,
+                           const KeySpan& keys) {
     Columns columns;
     if constexpr (RangeMask<Mask>) {
-      RowCursor at(block_, first);
       for (index_t r = first; r < last; ++r, ++at) {
         const Columns seen = detail::seen_columns(mask_, seq_.b, at.head(), at.position(), keys);
         if (seen) columns.include(seen.begin, seen.end);
@@ -320,7 +342,7 @@ class AttentionBlock {
       for (index_t i = 0; i < V::kLanes; ++i) {
         const bool some = first + i < rows;
         const Columns columns = some ? columns_[first + i] : Columns{0, 0};
-        total[i] = detail::soften_row<typename Product::Weight>(
+        total[i] = detail::soften_row<typename Product::Weight, Units::kExponents>(
             s_ + (first + i) * kKeyTile, vector_begin(columns.begin), columns.end,
             some ? m[begin_ + first + i] : A(0), unit);
       }
@@ -331,7 +353,8 @@ class AttentionBlock {
   }
 
   /// o = f o + P V of a tile with values that are not finite, some of them perhaps hidden.
-  [[gnu::noinline, gnu::cold]] void accumulate_seen(A* o, index_t n) const {
+  [[gnu::noinline, gnu::cold]] void accumulate_seen(A* o, index_t n, bool first) const {
+    if (first) std::fill_n(o + begin_ * value_step_, (end_ - begin_) * value_step_, A(0));
     const S* rows[kKeyTile] = {};
     key_rows_.values(rows, tile_begin_, n);
     for (index_t r = begin_; r < end_; ++r)
@@ -344,7 +367,7 @@ class AttentionBlock {
   const Mask& mask_;
   const Score& score_;
   const RowBlock& block_;
-  const detail::ScoreUnits<A, Score> units_;
+  const Units units_;
   const index_t rows_, dim_, value_step_;
   const RowGroups<kGroup> groups_;
   Product product_;
@@ -353,6 +376,7 @@ class AttentionBlock {
   Unit *k_, *v_;                    // a tile of our own
   A* s_;                            // [kRowTile][kKeyTile]
   mask_int<A>* seen_;               // [kRowTile][kKeyTile]
+  bool* met_;                       // of each kGroups groups of rows: whether o holds anything
   bool finite_ = true;
   // The tile at hand: its keys, its groups of rows, its rows.
   index_t tile_begin_ = 0, group_count_ = 0, begin_ = 0, end_ = 0;

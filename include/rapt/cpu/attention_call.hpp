@@ -29,6 +29,10 @@ struct RowAddress {
     if (table == nullptr) return base + j * stride;
     return base + table[j / block_size * table_step] * block_stride + j % block_size * stride;
   }
+  /// How many rows from j on, at most n, are evenly spaced: those of its block.
+  index_t rows_from(index_t j, index_t n) const {
+    return table == nullptr ? n : std::min(n, block_size - j % block_size);
+  }
   /// From each row to the next; 0 if blocks lie apart.
   index_t step() const { return table == nullptr ? stride : 0; }
 };
@@ -53,9 +57,7 @@ template <class T>
 void row_addresses(const T** rows, const RowAddress<T>& at, index_t begin, index_t n) {
   for (index_t j = 0; j < n;) {  // block by block: a division costs as much as a row
     const T* row = at(begin + j);
-    const index_t in_block =
-        at.table == nullptr ? n - j : at.block_size - (begin + j) % at.block_size;
-    const index_t end = std::min(n, j + in_block);
+    const index_t end = j + at.rows_from(begin + j, n - j);
     constexpr index_t kStep = 8;  // a loop of known length becomes vectors
     for (; j + kStep <= end; j += kStep, row += kStep * at.stride)
       for (index_t i = 0; i < kStep; ++i) rows[j + i] = row + i * at.stride;
@@ -65,7 +67,16 @@ void row_addresses(const T** rows, const RowAddress<T>& at, index_t begin, index
 
 /// Scales of rows [begin, begin + n) of one head; 1 where there are none.
 inline void read_scales(float* scales, const RowAddress<float>& at, index_t begin, index_t n) {
-  for (index_t j = 0; j < n; ++j) scales[j] = at.base == nullptr ? 1.f : *at(begin + j);
+  if (at.base == nullptr) {
+    std::fill_n(scales, n, 1.f);
+    return;
+  }
+  for (index_t j = 0; j < n;) {
+    const float* const row = at(begin + j);
+    const index_t count = at.rows_from(begin + j, n - j);
+    for (index_t i = 0; i < count; ++i) scales[j + i] = row[i * at.stride];
+    j += count;
+  }
 }
 
 /// The keys [begin, begin + count) of a tile and their positions: consecutive, or given by the
@@ -98,30 +109,40 @@ index_t query_position(const Args& args, const AttentionSequence& seq, index_t i
                           : i + seq.kv_len - seq.q_len;
 }
 
-/// The rows of a tile: queries [i_begin, i_begin + queries) of heads [head, head + heads), the
-/// queries of a head one after the other, so that a tile that knows few heads asks the mask about
-/// few.
+/// The rows of a tile: queries [i_begin, i_begin + queries) of heads [head, head + heads).
+///
+///   by_query   q0 h0 | q0 h1 | q1 h0 | q1 h1     neighbours see nearly the same keys and lie side
+///                                                by side in memory
+///   else       q0 h0 | q1 h0 | q0 h1 | q1 h1     a tile knows few heads: for masks that differ
+///                                                from head to head
 struct RowBlock {
   index_t head, heads, i_begin, queries;
   const index_t* positions;  // [queries]
   bool consecutive;          // positions count up by one
+  bool by_query = false;
 
   index_t rows() const { return heads * queries; }
-  index_t head_of(index_t r) const { return head + r / queries; }
-  index_t query_of(index_t r) const { return i_begin + r % queries; }
-  index_t position_of(index_t r) const { return positions[r % queries]; }
+  index_t head_of(index_t r) const { return head + (by_query ? r % heads : r / queries); }
+  /// Which of the block's queries.
+  index_t local_query_of(index_t r) const { return by_query ? r / heads : r % queries; }
+  index_t query_of(index_t r) const { return i_begin + local_query_of(r); }
+  index_t position_of(index_t r) const { return positions[local_query_of(r)]; }
 };
 
 /// Head, query and position of one row after the other: one division for all of them.
 class RowCursor {
  public:
   RowCursor(const RowBlock& block, index_t r)
-      : block_(block), head_(block.head_of(r)), query_(r % block.queries) {}
+      : block_(block), head_(block.head_of(r)), query_(block.local_query_of(r)) {}
   index_t head() const { return head_; }
   index_t query() const { return block_.i_begin + query_; }
   index_t position() const { return block_.positions[query_]; }
   RowCursor& operator++() {
-    if (++query_ == block_.queries) query_ = 0, ++head_;
+    if (block_.by_query) {
+      if (++head_ == block_.head + block_.heads) head_ = block_.head, ++query_;
+    } else {
+      if (++query_ == block_.queries) query_ = 0, ++head_;
+    }
     return *this;
   }
 
@@ -145,15 +166,28 @@ PositionRange range_of(At at, index_t n, bool consecutive) {
   return range;
 }
 
-/// Calls f(head, positions, first row, end row) for each head among rows [begin, end).
+/// Calls f(head, positions, first row, end row, rows from one to the next) for each head among rows
+/// [begin, end).
 template <class F>
 void for_each_head(const RowBlock& block, index_t begin, index_t end, F f) {
+  const auto positions = [&](index_t first, index_t n) {
+    const index_t* const at = block.positions + first;
+    return range_of([=](index_t i) { return at[i]; }, n, block.consecutive);
+  };
+  if (block.by_query) {
+    const index_t query = begin / block.heads, skipped = begin % block.heads;
+    const index_t last = end / block.heads, left = end % block.heads;
+    for (index_t h = 0; h < block.heads; ++h) {
+      const index_t from = query + (h < skipped ? 1 : 0), to = last + (h < left ? 1 : 0);
+      if (from < to)
+        f(block.head + h, positions(from, to - from), from * block.heads + h, end, block.heads);
+    }
+    return;
+  }
   for (index_t r = begin; r < end;) {
     const index_t of_head = r / block.queries, first = r - of_head * block.queries;
     const index_t n = std::min(end - r, block.queries - first);
-    const index_t* const positions = block.positions + first;
-    f(block.head + of_head, range_of([=](index_t i) { return positions[i]; }, n, block.consecutive),
-      r, r + n);
+    f(block.head + of_head, positions(first, n), r, r + n, index_t{1});
     r += n;
   }
 }
@@ -185,7 +219,7 @@ TileVerdict verdict_of(const Mask& mask, index_t b, const RowBlock& block, index
                        index_t end, const KeyRange& keys) {
   if (keys.range.empty()) return TileVerdict::skip;
   bool any = false, all = true;
-  for_each_head(block, begin, end, [&](index_t h, PositionRange q, index_t, index_t) {
+  for_each_head(block, begin, end, [&](index_t h, PositionRange q, auto...) {
     const TileVerdict v = verdict_of_head(mask, b, h, q, keys);
     any = any || v != TileVerdict::skip;
     all = all && v == TileVerdict::full;
@@ -199,7 +233,7 @@ template <class Mask>
 void report_tile(const Mask& mask, index_t b, const RowBlock& block, index_t begin, index_t end,
                  const KeyRange& keys) {
   if constexpr (requires { mask.on_tile(b, b, keys.range, keys.range, TileVerdict::full); }) {
-    for_each_head(block, begin, end, [&](index_t h, PositionRange q, index_t, index_t) {
+    for_each_head(block, begin, end, [&](index_t h, PositionRange q, auto...) {
       const TileVerdict v = verdict_of_head(mask, b, h, q, keys);
       if (v != TileVerdict::skip) mask.on_tile(b, h, q, keys.range, v);
     });
@@ -269,20 +303,22 @@ Columns ask_rows(mask_int<A>* seen, index_t step, const Mask& mask, index_t b,
                  const RowBlock& block, index_t begin, index_t end, const KeySpan& keys,
                  const KeyRange& range) {
   Columns columns;
-  for_each_head(block, begin, end, [&](index_t h, PositionRange q, index_t first, index_t last) {
-    const TileVerdict verdict = verdict_of_head(mask, b, h, q, range);
-    for (index_t r = first; r < last; ++r) {
-      mask_int<A>* const row = seen + (r - begin) * step;
-      if (verdict == TileVerdict::partial) {
-        const Columns of_row = ask_row<A>(row, mask, b, h, block.position_of(r), keys);
-        if (of_row) columns.include(of_row.begin, of_row.end);
-      } else {
-        const bool all = verdict == TileVerdict::full;
-        std::fill_n(row, keys.count, static_cast<mask_int<A>>(all ? -1 : 0));
-        if (all) columns.include(0, keys.count);
-      }
-    }
-  });
+  for_each_head(block, begin, end,
+                [&](index_t h, PositionRange q, index_t first, index_t last, index_t to_next) {
+                  const TileVerdict verdict = verdict_of_head(mask, b, h, q, range);
+                  for (index_t r = first; r < last; r += to_next) {
+                    mask_int<A>* const row = seen + (r - begin) * step;
+                    if (verdict == TileVerdict::partial) {
+                      const Columns of_row =
+                          ask_row<A>(row, mask, b, h, block.position_of(r), keys);
+                      if (of_row) columns.include(of_row.begin, of_row.end);
+                    } else {
+                      const bool all = verdict == TileVerdict::full;
+                      std::fill_n(row, keys.count, static_cast<mask_int<A>>(all ? -1 : 0));
+                      if (all) columns.include(0, keys.count);
+                    }
+                  }
+                });
   return columns;
 }
 
@@ -310,19 +346,23 @@ auto* out_row(const Args& args, const AttentionSequence& seq, index_t h, index_t
          h * args.out.stride(2);
 }
 
-/// Writes out, logsumexp and logsumexp_with_sink of one row. Returns the logarithm of the whole
-/// denominator, sink included, for a call with probabilities.
+/// Whether finish_logarithms has anything to do: logarithms cost as much as a row of a short
+/// sequence.
+template <class Args>
+bool wants_logarithms(const Args& args) {
+  return args.sink_logits || args.logsumexp || args.logsumexp_with_sink || args.probabilities;
+}
+
+/// Writes logsumexp and logsumexp_with_sink of one row. Returns the logarithm of the whole
+/// denominator, sink included, for a call with probabilities; `factor` of its output loses what the
+/// sink takes.
 template <class Args, class A>
-A finish_row(const Args& args, const AttentionSequence& seq, index_t h, index_t i,
-             const RowState<A>& row) {
-  using V = Vec<A>;
+[[gnu::noinline]] A finish_logarithms(const Args& args, const AttentionSequence& seq, index_t h,
+                                      index_t i, const RowState<A>& row, A& factor) {
   constexpr A kNone = -std::numeric_limits<A>::infinity();
   const index_t at = seq.q_begin + i;
-  // Logarithms cost as much as a row of a short sequence: only where someone reads them.
-  const bool wanted =
-      args.sink_logits || args.logsumexp || args.logsumexp_with_sink || args.probabilities;
-  const A lse = row.l == 0 || !wanted ? kNone : row.m + std::log(row.l);
-  A factor = row.l == 0 ? A(0) : 1 / row.l, whole = lse;
+  const A lse = row.l == 0 ? kNone : row.m + std::log(row.l);
+  A whole = lse;
   if (args.sink_logits) {
     const A sink = static_cast<A>(args.sink_logits(h));
     const A m = std::max(lse, sink);
@@ -333,15 +373,21 @@ A finish_row(const Args& args, const AttentionSequence& seq, index_t h, index_t 
   }
   if (args.logsumexp) args.logsumexp(seq.row, h, at) = lse;
   if (args.logsumexp_with_sink) args.logsumexp_with_sink(seq.row, h, at) = whole;
-  auto* const out = out_row(args, seq, h, i);
-  const index_t dim = args.out.extent(3);
-  if (row.l == 0) {  // o may be anything
-    for (index_t t = 0; t < dim; t += V::kLanes) store_lanes(V::zero(), out + t, dim - t);
-  } else {
-    for (index_t t = 0; t < dim; t += V::kLanes)
-      store_lanes(V::load(row.o + t) * V::broadcast(factor), out + t, dim - t);
-  }
   return whole;
+}
+
+/// out = factor o; 0 where l is 0: o may be anything.
+template <class T, class A>
+void store_output(T* out, const RowState<A>& row, A factor, index_t dim) {
+  using V = Vec<A>;
+  if (row.l == 0) {
+    for (index_t t = 0; t < dim; t += V::kLanes) store_lanes(V::zero(), out + t, dim - t);
+    return;
+  }
+  const V f = V::broadcast(factor);
+  index_t t = 0;
+  for (; t + V::kLanes <= dim; t += V::kLanes) (V::load(row.o + t) * f).store(out + t);
+  if (t < dim) store_lanes(V::load(row.o + t) * f, out + t, dim - t);
 }
 
 }  // namespace detail

@@ -52,6 +52,7 @@ class DecodeItem {
   using S = typename Args::Stored;
   using A = accumulate_t<T>;
   using V = Vec<A>;
+  using Units = ScoreUnits<A, Score, Product>;
   static constexpr bool kScaled = QuantizedElement<S>;
   static constexpr bool kInOrder = [] {
     if constexpr (requires { Product::kInOrder; }) return Product::kInOrder;
@@ -117,10 +118,6 @@ class DecodeItem {
       const index_t next = begin + count, next_count = std::min(tile, seq_.kv_len - next);
       if (next_count > 0) addresses(1 - now, next, next_count);
       const int then = next_count > 0 ? 1 - now : now;
-      if constexpr (kScaled) {
-        if (args_.k_scales) row_addresses(k_scales_, k_scale_, begin, count);
-        if (args_.v_scales) row_addresses(v_scales_, v_scale_, begin, count);
-      }
       const KeySpan keys = keys_of(args_, seq_, begin, count);
       const KeyRange range = key_range(keys);
       if (far && takes_order() && count % kTokensOfStep == 0 && all_see(range)) {
@@ -200,16 +197,21 @@ class DecodeItem {
 
   /// s[r][i] *= scale of key index[i] of head h, whole vectors of n columns; `seen`: but 0 where a
   /// row does not see the key, whose scale may be anything.
-  void multiply_scales(A* s, const float* const* of_first_head, index_t head_step, index_t h,
-                       const index_t* index, index_t n, const mask_int<A>* seen) const {
-    A scales[kDecodeKeys];
-    const index_t whole = round_up(n, V::kLanes), offset = h * head_step;
-    for (index_t i = 0; i < n; ++i) scales[i] = static_cast<A>(of_first_head[index[i]][offset]);
-    std::fill(scales + n, scales + whole, A(0));
+  void multiply_scales(A* s, RowAddress<float> rows, index_t head_step, index_t h,
+                       const KeySpan& keys, const index_t* index, index_t n,
+                       const mask_int<A>* seen) const {
+    float scales[kDecodeKeys];
+    const index_t whole = round_up(n, V::kLanes);
+    rows.base += h * head_step;
+    if (n == keys.count)
+      read_scales(scales, rows, keys.begin, n);
+    else
+      for (index_t i = 0; i < n; ++i) scales[i] = *rows(keys.begin + index[i]);
+    std::fill(scales + n, scales + whole, 0.f);
     for (index_t r = 0; r < rows_; ++r) {
       A* const row = s + r * kDecodeKeys;
       for (index_t i = 0; i < whole; i += V::kLanes) {
-        const V x = V::load(row + i) * V::load(scales + i);
+        const V x = V::load(row + i) * load_lanes<A>(scales + i, V::kLanes);
         (seen == nullptr ? x : bit_and(x, V::load_mask(seen + r * kDecodeKeys + i))).store(row + i);
       }
     }
@@ -283,7 +285,7 @@ class DecodeItem {
     A *const m = m_of(h), *const l = m + rows_;
     if constexpr (kScaled) {
       if (args_.k_scales)
-        multiply_scales(s, k_scales_, args_.k_scales.stride(2), h, index, n, nullptr);
+        multiply_scales(s, k_scale_, args_.k_scales.stride(2), h, keys, index, n, nullptr);
     }
     const index_t whole = round_up(n, V::kLanes);
     for (index_t r = 0; r < rows_; ++r) {
@@ -307,11 +309,11 @@ class DecodeItem {
     }
     raise_rows(m, l, factors, tops_, rows_, units_.unit());
     for (index_t r = 0; r < rows_; ++r)
-      l[r] += sum(
-          soften_row<typename Product::Weight>(s + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
+      l[r] += sum(soften_row<typename Product::Weight, Units::kExponents>(
+          s + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
     if constexpr (kScaled) {
       if (args_.v_scales)
-        multiply_scales(s, v_scales_, args_.v_scales.stride(2), h, index, n,
+        multiply_scales(s, v_scale_, args_.v_scales.stride(2), h, keys, index, n,
                         mixed ? seen_ : nullptr);
     }
   }
@@ -328,7 +330,7 @@ class DecodeItem {
   const Score& score_;
   const index_t kv_heads_;
   const RowBlock& block_;
-  const ScoreUnits<A, Score> units_;
+  const Units units_;
   const index_t rows_, value_step_;
   A* const state_;
   const index_t state_step_;
@@ -336,7 +338,6 @@ class DecodeItem {
   const RowAddress<S> k_row_, v_row_;
   const RowAddress<float> k_scale_, v_scale_;
   const S *k_tile_[2][kDecodeKeys], *v_tile_[2][kDecodeKeys];
-  const float *k_scales_[kDecodeKeys], *v_scales_[kDecodeKeys];
   Product product_;
   A *s_, *factors_, *tops_;  // s [rows up to a multiple of four, kDecodeKeys]
   mask_int<A>* seen_;        // [rows, kDecodeKeys]

@@ -59,6 +59,7 @@ class AmxDecode {
 
  public:
   using Weight = Unit;
+  static constexpr bool kScalesQueries = false;
   using Exact = VectorDecode<bfloat16, bfloat16, float>;
   static constexpr index_t kFewestRows = 3;  // of fewer, most of a register would be empty
 

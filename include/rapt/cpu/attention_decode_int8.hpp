@@ -54,6 +54,7 @@ class Int8Decode {
 
  public:
   using Weight = float;
+  static constexpr bool kScalesQueries = true;
   using Exact = VectorDecode<T, std::int8_t, float>;
   static constexpr index_t kFewestRows = 3;  // of fewer, most of a vector would be empty
 

@@ -9,6 +9,7 @@
 //
 //   Weight                        what scores become (soften_row)
 //   set_query(h, r, q, factor)    row r of head h, one after the other
+//   kScalesQueries                whether factor may be any number; else it is 1 or -1
 //   begin(h, o)                   o = 0
 //   scores(h, s, keys, next)      whole vectors of a row may be written, and rows up to a multiple
 //                                 of four; `next` is brought nearer
@@ -594,6 +595,7 @@ class VectorDecode {
 
  public:
   using Weight = typename Row::Weight;
+  static constexpr bool kScalesQueries = std::is_same_v<Factor, A>;
   using Exact = VectorDecode;
   static constexpr index_t kFewestRows = 1;
 

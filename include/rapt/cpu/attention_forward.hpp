@@ -323,6 +323,7 @@ class AttentionForward {
     block.i_begin = query_block * at.cut.queries;
     block.queries = std::min(at.cut.queries, at.seq.q_len - block.i_begin);
     block.consecutive = !args_.q_positions;
+    block.by_query = knows_runs<Mask>;
     index_t* const positions = scratch.tensor<index_t>(Shape<1>{block.queries}).data();
     for (index_t i = 0; i < block.queries; ++i)
       positions[i] = query_position(args_, at.seq, block.i_begin + i);
@@ -419,13 +420,18 @@ class AttentionForward {
   void finish(const Item& at, index_t kv_head, const RowBlock& block, Scratch<Cpu>& scratch,
               State state) const {
     A* const whole = scratch.tensor<A>(Shape<1>{block.rows()}).data();
-    const index_t end = block.i_begin + block.queries;
+    const index_t end = block.i_begin + block.queries, dim = args_.out.extent(3);
+    const bool logarithms = detail::wants_logarithms(args_);
     RowCursor row(block, 0);
     for (index_t r = 0; r < block.rows(); ++r, ++row) {
-      if (const index_t ahead = row.query() + detail::kScatteredAhead; ahead < end)
-        detail::prefetch_row<true>(detail::out_row(args_, at.seq, row.head(), ahead),
-                                   args_.out.extent(3));
-      whole[r] = detail::finish_row(args_, at.seq, row.head(), row.query(), state(r));
+      auto* const out = detail::out_row(args_, at.seq, row.head(), row.query());
+      if (row.query() + detail::kScatteredAhead < end)
+        detail::prefetch_row<true>(out + detail::kScatteredAhead * args_.out.stride(1), dim);
+      const detail::RowState<A> s = state(r);
+      A factor = s.l == 0 ? A(0) : 1 / s.l;
+      if (logarithms)
+        whole[r] = detail::finish_logarithms(args_, at.seq, row.head(), row.query(), s, factor);
+      detail::store_output(out, s, factor, dim);
     }
     if (args_.probabilities) write_probabilities(at, kv_head, block, scratch, whole);
   }

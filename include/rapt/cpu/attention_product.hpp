@@ -18,11 +18,12 @@
 //   pack_keys(to, ...), pack_values(to, ...)   rows[0..n) of the tile, times scales[0..n) where
 //                                  these are codes of 8 bits; says whether all values are finite
 //   set_query(r, q, factor)        row r of the block
+//   kScalesQueries                 whether factor may be any number; else it is 1 or -1
 //   use(k, v)                      the packed tile that what follows multiplies
 //   scores(tile)                   S of the tile's rows, each in its columns (rounded outwards)
 //   Weight                         what of the tile's scores become (soften_row): A, or pairs
 //   Decode                         the products for few rows (cpu/attention_decode_product.hpp)
-//   accumulate(o, tile)            O = f O + P V; P may be overwritten
+//   accumulate(o, tile)            O = f O + P V, or P V where o holds nothing; P may be overwritten
 //   accumulate_seen(o, tile, r, rows)    the same for row r of the tile, keys of weight 0 left
 //                                  out; rows[j] is value j where it lies
 #pragma once
@@ -70,6 +71,7 @@ struct ScoreTile {
   index_t begin, end;              // its rows
   const detail::Columns* columns;  // what each row sees, from row `begin` on; groups share them
   const A* factors;                // f of each row
+  bool first;                      // o holds nothing yet
 };
 
 namespace detail {
@@ -119,6 +121,7 @@ class VectorProduct {
   using Tiling = AttentionTiling<A>;
   using Tile = ScoreTile<A>;
   using Weight = Unit;
+  static constexpr bool kScalesQueries = !kPairs;
   using Decode = detail::DecodeOf<T, Stored, Unit>;
 
   VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
@@ -170,15 +173,28 @@ class VectorProduct {
   }
 
   void accumulate(A* o, const Tile& tile) const {
+    if (tile.first)
+      accumulate_by<detail::Start::zero>(o, tile);
+    else
+      accumulate_by<detail::Start::scale>(o, tile);
+  }
+
+ private:
+  template <detail::Start kStart>
+  void accumulate_by(A* o, const Tile& tile) const {
     for (index_t t = 0; t < value_dim_; t += kPanel) {
       const int vectors =
           static_cast<int>((std::min(kPanel, value_dim_ - t) + V::kLanes - 1) / V::kLanes);
       for (const auto& [first, last] : tile.groups) {
         const index_t local = first - tile.begin;
         const Columns columns = tile.columns[local];
-        if (!columns) continue;
+        if (!columns) {
+          for (index_t r = first; kStart == detail::Start::zero && r < last; ++r)
+            std::fill_n(o + r * value_step_ + t, vectors * V::kLanes, A(0));
+          continue;
+        }
         const index_t unit = columns.begin / kElements;  // what it holds of earlier keys weighs 0
-        detail::multiply<detail::Start::scale>(
+        detail::multiply<kStart>(
             static_cast<int>(last - first), vectors, o + first * value_step_ + t, value_step_,
             tile.factors + local, weights(tile, local) + unit * kElements, kElements * kKeyTile,
             v_ + t * kKeyUnits + unit * kPanel, detail::ceil_div(columns.end, kElements) - unit);
@@ -186,6 +202,7 @@ class VectorProduct {
     }
   }
 
+ public:
   void accumulate_seen(A* o, const Tile& tile, index_t r, const Stored* const* rows) const {
     detail::accumulate_seen(
         o, tile.factors[r], weights(tile, r), tile.columns[r], value_dim_,

@@ -26,19 +26,24 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 namespace detail {
 
-/// Scores that no modifier changes stay as dot products: their factor joins the exponent's.
 template <class Score>
 inline constexpr bool is_identity = std::is_same_v<Score, Identity>;
 
-/// What of a scale is folded into q (its sign, for scores that stay dot products), into the
-/// modifier and into the exponent.
-template <class A, class Score>
+/// What of a scale is folded into q, into the modifier and into the exponent. A score that no
+/// modifier changes is, if Product::kScalesQueries, an exponent of 2 as it stands in a tile; else
+/// it stays a dot product, but for the scale's sign.
+template <class A, class Score, class Product>
 struct ScoreUnits {
+  static constexpr bool kExponents = is_identity<Score> && Product::kScalesQueries;
+
   A scale;
-  A q_factor() const { return is_identity<Score> && scale < 0 ? A(-1) : A(1); }
+  A q_factor() const {
+    if (kExponents) return scale * kLog2E<A>;
+    return is_identity<Score> && scale < 0 ? A(-1) : A(1);
+  }
   /// From a score as it stands in a tile to natural units, and to an exponent of 2.
-  A natural() const { return is_identity<Score> ? std::abs(scale) : A(1); }
-  A unit() const { return natural() * kLog2E<A>; }
+  A natural() const { return kExponents ? kLn2<A> : is_identity<Score> ? std::abs(scale) : A(1); }
+  A unit() const { return kExponents ? A(1) : natural() * kLog2E<A>; }
 };
 
 /// The pairs of one row: query q_pos of head h in sequence b, and keys.

@@ -291,15 +291,16 @@ inline void raise_rows(A* m, A* l, A* factor, const A* top, index_t n, A unit) {
 /// e = exp2((s - m) unit) over columns [begin, end) of a row; whole vectors. Returns their sum,
 /// lane by lane. The weights take the place of the row: numbers of A, or, for Weight =
 /// Bfloat16Pair, of bfloat16 in its first half, rounded after they are summed (and a vector of
-/// zeros more where the vectors are odd in number).
-template <class Weight, class A>
-inline Vec<A> soften_row(A* s, index_t begin, index_t end, A m, A unit) {
+/// zeros more where the vectors are odd in number). kExponents: unit is 1.
+template <class Weight, bool kExponents, class A>
+inline Vec<A> soften_row(A* s, index_t begin, index_t end, A m, [[maybe_unused]] A unit) {
   using V = Vec<A>;
   const V reference = V::broadcast(std::max(m, std::numeric_limits<A>::lowest()));
-  const V u = V::broadcast(unit);
+  [[maybe_unused]] const V u = V::broadcast(unit);
   V total = V::zero();
   const auto soften = [&](index_t j) {
-    const V x = (V::load(s + j) - reference) * u;
+    V x = V::load(s + j) - reference;
+    if constexpr (!kExponents) x = x * u;
     const V e = std::is_same_v<Weight, A> ? exp2_flushed(x) : exp2_coarse(x);
     total = total + e;
     return e;

@@ -99,6 +99,12 @@ RAPT_HOST_DEVICE constexpr bool visible_run(const M& mask, index_t b, index_t h,
   }
 }
 
+/// Whether a mask is built of runs of positions, and so most likely the same for all heads.
+template <class M>
+inline constexpr bool knows_runs = RangeMask<M> || requires(const M& mask, PositionRange range) {
+  mask.visible_run(0, 0, 0, range, range);
+};
+
 /// The sizes of the call that a mask or score is used in. Ragged batches bind once per sequence,
 /// with that sequence's lengths. A batch or heads of 0 is not known, and not checked.
 struct CallShape {
