@@ -224,7 +224,7 @@ class BackwardUnit {
       return;
     }
     const T* const dout = row_of(args_.dout, h, i);
-    const A weight = std::exp(lse - whole);
+    const A weight = whole == lse ? A(1) : std::exp(lse - whole);
     const A d = detail::dot_rows<A>(dout, row_of(args_.out, h, i), value_dim_) - dwhole;
     if (sums_.dsinks != nullptr) sums_.dsinks[h - first_head_] -= sink_weight * d;
     lse_[r] = lse;
@@ -284,9 +284,43 @@ class BackwardUnit {
                          safe || rows.finite);
   }
 
-  /// What rows [first, last) see of the tile, asked for six rows and one vector of keys.
+  /// What rows [first, last) see of the tile where the mask knows one run of it for each; false
+  /// where it does not.
+  bool look_at_runs(const RowBlock& block, index_t first, index_t last, const KeySpan& keys,
+                    Columns& columns) {
+    if (!knows_runs<Mask> || keys.given != nullptr) return false;
+    const index_t n = keys.count, rows = last - first;
+    PositionRange runs[kGroup], all{0, n};  // columns of each row, and those that every row sees
+    for (index_t i = 0; i < rows; ++i) {
+      PositionRange& run = runs[i];
+      if (!visible_run(mask_, seq_.b, block.head, block.positions[first + i],
+                       {keys.begin, keys.begin + n}, run))
+        return false;
+      run = run.empty() ? PositionRange{n, 0}
+                        : PositionRange{run.begin - keys.begin, run.end - keys.begin};
+      all = {std::max(all.begin, run.begin), std::min(all.end, run.end)};
+      columns.begin = std::min(columns.begin, run.begin);
+      columns.end = std::max(columns.end, run.end);
+    }
+    for (index_t j = columns.begin / kLanes * kLanes; j < columns.end; j += kLanes) {
+      if (j >= all.begin && std::min(j + kLanes, n) <= all.end) continue;
+      columns.tested |= 1u << (j / kLanes);
+      for (index_t i = 0; i < rows; ++i) {
+        using Lane = mask_int<A>;
+        Lane* const seen = seen_ + (first + i) * kKeyTile + j;
+        const Lane begin = static_cast<Lane>(runs[i].begin - j);
+        const Lane end = static_cast<Lane>(runs[i].end - j);
+        for (Lane c = 0; c < kLanes; ++c) seen[c] = -static_cast<Lane>(begin <= c && c < end);
+      }
+    }
+    return true;
+  }
+
+  /// What rows [first, last) see of the tile; if need be, asked for six rows and one vector of keys.
   Columns look(const RowBlock& block, index_t first, index_t last, const KeySpan& keys) {
     Columns columns{keys.count, 0, 0};
+    if (look_at_runs(block, first, last, keys, columns)) return columns;
+    columns = {keys.count, 0, 0};
     for (index_t j = 0; j < keys.count; j += kLanes) {
       const KeySpan part = keys.part(j, std::min(kLanes, keys.count - j));
       const detail::KeyRange range = detail::key_range(part);
