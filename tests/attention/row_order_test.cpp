@@ -7,20 +7,10 @@
 #include <limits>
 
 #include "attention/problem.hpp"
+#include "attention/window_of_head.hpp"
 
 namespace rapt::test {
 namespace {
-
-/// A window that differs from head to head.
-struct WindowOfHead {
-  constexpr PositionRange visible_range(index_t, index_t h, index_t q) const {
-    return {q - 11 * h, q + 1 - h % 2};
-  }
-  constexpr bool operator()(index_t b, index_t h, index_t q, index_t kv) const {
-    const PositionRange run = visible_range(b, h, q);
-    return kv >= run.begin && kv < run.end;
-  }
-};
 
 template <class T>
 struct RowOrder : testing::Test {};
