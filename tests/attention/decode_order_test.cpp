@@ -89,7 +89,7 @@ void expect_the_same_bits(index_t rows, index_t heads, index_t dim, index_t valu
   for (index_t h = 0; h < heads; ++h)
     for (index_t r = 0; r < rows; ++r) {
       std::fill(&s(h, r, 0) + n, &s(h, r, 0) + kDecodeKeys, A(-1000));
-      cpu::detail::soften_row<typename Product::Weight>(
+      cpu::detail::soften_row<typename Product::Weight, false>(
           &s(h, r, 0), index_t{0}, (n + lanes - 1) / lanes * lanes, A(9), A(1));
     }
   for (index_t h = 0; h < heads; ++h)
