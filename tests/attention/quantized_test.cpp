@@ -51,10 +51,10 @@ struct Cached {
 
   template <class Score = Identity>
   void expect_matches(AnyMask mask = Causal{}, Score score = {}, Options options = {},
-                      bool probabilities = false) const {
+                      bool probabilities = false, double factor = 1) const {
     options.k_scales = k.scales;
     options.v_scales = v.scales;
-    expect_matches_oracle(q, k.codes, v.codes, mask, score, options, probabilities);
+    expect_matches_oracle(q, k.codes, v.codes, mask, score, options, probabilities, factor);
   }
 };
 
@@ -285,7 +285,9 @@ TEST(QuantizedDigits, QueriesOfEverySize) {
     call.q(1, 0, 6, t) = std::abs(call.q(1, 0, 6, t));
   }
   call.expect_matches();
-  call.expect_matches(Causal{}, Identity{}, {.scale = -3});
+  // Scores of up to 100 have an error of 1e-5 in float, and so do the weights: with other seeds, and
+  // whatever the kernel, one call of ten is outside of what smaller scores are held to.
+  call.expect_matches(Causal{}, Identity{}, {.scale = -3}, false, 4);
 }
 
 TEST(QuantizedDigits, ExtremeCodes) {
