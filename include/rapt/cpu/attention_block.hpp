@@ -74,8 +74,7 @@ class AttentionBlock {
         rows_(block.rows()),
         dim_(args.q.extent(3)),
         value_step_(detail::round_up(args.v.extent(3), V::kLanes)),
-        // Neighbours see almost the same keys; where heads lie apart, the last row of one and the
-        // first of the next need not.
+        // Neighbours see almost the same keys; where heads lie apart, those of two heads need not.
         groups_{rows_, !block.by_query && block.queries >= 4 * kGroup ? block.queries : rows_},
         product_(scratch, rows_, dim_, args.v.extent(3)),
         key_rows_(args, seq, kv_head),
