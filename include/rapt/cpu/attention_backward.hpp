@@ -42,6 +42,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <type_traits>
 
 #include "rapt/attention/backward_options.hpp"
@@ -284,18 +285,18 @@ class BackwardUnit {
                          safe || rows.finite);
   }
 
-  /// What rows [first, last) see of the tile where the mask knows one run of it for each; false
-  /// where it does not.
-  bool look_at_runs(const RowBlock& block, index_t first, index_t last, const KeySpan& keys,
-                    Columns& columns) {
-    if (!knows_runs<Mask> || keys.given != nullptr) return false;
+  /// What rows [first, last) see of the tile, if the mask knows one run of it for each.
+  std::optional<Columns> look_at_runs(const RowBlock& block, index_t first, index_t last,
+                                      const KeySpan& keys) {
+    if (!knows_runs<Mask> || keys.given != nullptr) return std::nullopt;
     const index_t n = keys.count, rows = last - first;
+    Columns columns{n, 0, 0};
     PositionRange runs[kGroup], all{0, n};  // columns of each row, and those that every row sees
     for (index_t i = 0; i < rows; ++i) {
       PositionRange& run = runs[i];
       if (!visible_run(mask_, seq_.b, block.head, block.positions[first + i],
                        {keys.begin, keys.begin + n}, run))
-        return false;
+        return std::nullopt;
       run = run.empty() ? PositionRange{n, 0}
                         : PositionRange{run.begin - keys.begin, run.end - keys.begin};
       all = {std::max(all.begin, run.begin), std::min(all.end, run.end)};
@@ -313,14 +314,14 @@ class BackwardUnit {
         for (Lane c = 0; c < kLanes; ++c) seen[c] = -static_cast<Lane>(begin <= c && c < end);
       }
     }
-    return true;
+    return columns;
   }
 
-  /// What rows [first, last) see of the tile; if need be, asked for six rows and one vector of keys.
+  /// What rows [first, last) see of the tile: what their runs say, or asked for six rows and one
+  /// vector of keys.
   Columns look(const RowBlock& block, index_t first, index_t last, const KeySpan& keys) {
+    if (const auto of_runs = look_at_runs(block, first, last, keys)) return *of_runs;
     Columns columns{keys.count, 0, 0};
-    if (look_at_runs(block, first, last, keys, columns)) return columns;
-    columns = {keys.count, 0, 0};
     for (index_t j = 0; j < keys.count; j += kLanes) {
       const KeySpan part = keys.part(j, std::min(kLanes, keys.count - j));
       const detail::KeyRange range = detail::key_range(part);

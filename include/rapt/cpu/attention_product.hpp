@@ -23,7 +23,8 @@
 //   scores(tile)                   S of the tile's rows, each in its columns (rounded outwards)
 //   Weight                         what of the tile's scores become (soften_row): A, or pairs
 //   Decode                         the products for few rows (cpu/attention_decode_product.hpp)
-//   accumulate(o, tile)            O = f O + P V, or P V where o holds nothing; P may be overwritten
+//   accumulate(o, tile)            O = f O + P V, or P V where tile.first says that o holds
+//                                  nothing; P may be overwritten
 //   accumulate_seen(o, tile, r, rows)    the same for row r of the tile, keys of weight 0 left
 //                                  out; rows[j] is value j where it lies
 #pragma once
@@ -179,30 +180,6 @@ class VectorProduct {
       accumulate_by<detail::Start::scale>(o, tile);
   }
 
- private:
-  template <detail::Start kStart>
-  void accumulate_by(A* o, const Tile& tile) const {
-    for (index_t t = 0; t < value_dim_; t += kPanel) {
-      const int vectors =
-          static_cast<int>((std::min(kPanel, value_dim_ - t) + V::kLanes - 1) / V::kLanes);
-      for (const auto& [first, last] : tile.groups) {
-        const index_t local = first - tile.begin;
-        const Columns columns = tile.columns[local];
-        if (!columns) {
-          for (index_t r = first; kStart == detail::Start::zero && r < last; ++r)
-            std::fill_n(o + r * value_step_ + t, vectors * V::kLanes, A(0));
-          continue;
-        }
-        const index_t unit = columns.begin / kElements;  // what it holds of earlier keys weighs 0
-        detail::multiply<kStart>(
-            static_cast<int>(last - first), vectors, o + first * value_step_ + t, value_step_,
-            tile.factors + local, weights(tile, local) + unit * kElements, kElements * kKeyTile,
-            v_ + t * kKeyUnits + unit * kPanel, detail::ceil_div(columns.end, kElements) - unit);
-      }
-    }
-  }
-
- public:
   void accumulate_seen(A* o, const Tile& tile, index_t r, const Stored* const* rows) const {
     detail::accumulate_seen(
         o, tile.factors[r], weights(tile, r), tile.columns[r], value_dim_,
@@ -225,6 +202,29 @@ class VectorProduct {
       return detail::weights_of(tile, r);
     else
       return tile.s + r * kKeyTile;
+  }
+
+  /// O = f O + P V, or P V alone: then rows that see nothing of the tile are zeros.
+  template <detail::Start kStart>
+  void accumulate_by(A* o, const Tile& tile) const {
+    for (index_t t = 0; t < value_dim_; t += kPanel) {
+      const int vectors =
+          static_cast<int>((std::min(kPanel, value_dim_ - t) + V::kLanes - 1) / V::kLanes);
+      for (const auto& [first, last] : tile.groups) {
+        const index_t local = first - tile.begin;
+        const Columns columns = tile.columns[local];
+        if (!columns) {
+          for (index_t r = first; kStart == detail::Start::zero && r < last; ++r)
+            std::fill_n(o + r * value_step_ + t, vectors * V::kLanes, A(0));
+          continue;
+        }
+        const index_t unit = columns.begin / kElements;  // what it holds of earlier keys weighs 0
+        detail::multiply<kStart>(
+            static_cast<int>(last - first), vectors, o + first * value_step_ + t, value_step_,
+            tile.factors + local, weights(tile, local) + unit * kElements, kElements * kKeyTile,
+            v_ + t * kKeyUnits + unit * kPanel, detail::ceil_div(columns.end, kElements) - unit);
+      }
+    }
   }
 
   /// Dot products of rows [first, last) with the keys of panel p that lie in `columns`.
