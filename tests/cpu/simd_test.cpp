@@ -74,6 +74,7 @@ TYPED_TEST(Simd, ComputesWhatTheScalarsDo) {
   expect(x * y, [](T p, T q) { return p * q; });
   expect(y / x, [](T p, T q) { return q / p; });
   expect(fma(x, y, x), [](T p, T q) { return p * q + p; });
+  expect(fma_in_place(x, y, x), [](T p, T q) { return p * q + p; });
   expect(max(x, y), [](T p, T q) { return p > q ? p : q; });
   expect(min(x, y), [](T p, T q) { return p < q ? p : q; });
   expect(sqrt(max(x, y)), [](T p, T q) { return std::sqrt(std::max(p, q)); });

@@ -26,6 +26,7 @@
 #include <type_traits>
 
 #include "rapt/core/config.hpp"
+#include "rapt/cpu/register_tile.hpp"
 #include "rapt/cpu/simd.hpp"
 
 namespace rapt::cpu {
@@ -57,16 +58,11 @@ inline constexpr index_t kUnitElements = std::is_same_v<Unit, Bfloat16Pair> ? 2 
 enum class Start { zero, add, scale };
 
 /// kRows x kVecs accumulators over `depth` steps. Rows of A lie a_step apart. E and Unit are A, or
-/// bfloat16 and pairs of them. With 32 registers four steps at a time: a core that runs two threads
-/// has few instructions to spare beside the multiply-adds. With 16 one at a time: unrolled, a
-/// compiler runs out of registers for addresses and reads a vector of B again for every row, which
-/// halves the speed.
+/// bfloat16 and pairs of them.
 template <int kRows, int kVecs, Start kStart, class A, class E, class Unit>
 [[gnu::noinline]] void multiply_tile(A* c, index_t c_step, const A* factor, const E* a,
                                      index_t a_step, const Unit* b, index_t depth) {
   using V = Vec<A>;
-  using U = Vec<Unit>;
-  constexpr index_t kElements = kUnitElements<Unit>;
   V acc[kRows][kVecs];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -76,32 +72,8 @@ template <int kRows, int kVecs, Start kStart, class A, class E, class Unit>
       if constexpr (kStart == Start::scale) acc[i][v] = acc[i][v] * V::broadcast(factor[i]);
     }
   }
-  const E* rows[kRows];  // of their own: a compiler that sees i * a_step keeps 24 offsets
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
-    rows[i] = a + i * a_step;
-  }
-  index_t at = 0;
-  const auto step = [&](index_t k) {
-    U bk[kVecs];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v)
-      bk[v] = U::load(b + k * AttentionTiling<A>::kPanel + v * V::kLanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const U aik = U::broadcast(rows[i][at + k * kElements]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(aik, bk[v], acc[i][v]);
-    }
-  };
-  constexpr index_t kSteps = V::kRegisters >= 32 ? 4 : 1;
-  for (; depth >= kSteps; depth -= kSteps) {
-#pragma GCC unroll 4
-    for (index_t k = 0; k < kSteps; ++k) step(k);
-    at += kSteps * kElements;
-    b += kSteps * AttentionTiling<A>::kPanel;
-  }
-  for (index_t k = 0; k < depth; ++k) step(k);
+  add_products<Lie::by_rows, RegisterSteps<4>>(acc, a, a_step, b, AttentionTiling<A>::kPanel,
+                                               depth);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4

@@ -32,6 +32,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "rapt/cpu/register_tile.hpp"
 #include "rapt/cpu/rows.hpp"
 #include "rapt/cpu/simd/amx.hpp"
 
@@ -106,7 +107,6 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
                          index_t start_stride, const typename F::Element* a, index_t a_stride,
                          const Stored* b, index_t b_stride, index_t depth) {
   using V = Vec<typename F::Sum>;
-  using U = Vec<typename F::Unit>;
   V sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -119,23 +119,14 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) __builtin_prefetch(to + i * to_stride + v * V::kLanes, 1);
   }
-  for (index_t l = 0; l < depth; ++l) {
-    U bl[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) bl[v] = U::load(b + v * V::kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const U ail = U::broadcast(a[i * a_stride]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[i][v] = fma(ail, bl[v], sums[i][v]);
-    }
-    // b may come from memory: a weight that is read once for few rows.
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      __builtin_prefetch(b + kRowsAhead * b_stride + v * V::kLanes);
-    a += F::kDepth;
-    b += b_stride;
-  }
+  // b may come from memory: a weight that is read once for few rows. Nearly all panels are whole,
+  // and of known width nothing but the loads stands beside the multiply-adds.
+  using Steps = RegisterSteps<V::kRegisters >= 32 ? 1 : 4, kRowsAhead>;
+  if (kRows == F::kRows && kVectors == F::kVectors && b_stride == F::kPanel)
+    add_products<Lie::by_rows, Steps>(sums, a, a_stride, b,
+                                      std::integral_constant<index_t, F::kPanel>{}, depth);
+  else
+    add_products<Lie::by_rows, Steps>(sums, a, a_stride, b, b_stride, depth);
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4

@@ -7,6 +7,7 @@
 //   load from half, bfloat16 and codes of      store(p) store(p, n)     converting, to nearest even
 //   8 bits (Vec<float>): exact
 //   a + b, a - b, a * b, a / b, fma(a, b, c)   max(a, b), min(a, b)     b where either is NaN
+//   fma_in_place(a, b, c)   fma, for sums of a loop that needs every register: none is moved
 //   sqrt(a)            rounded once            round(a)                 to nearest even
 //   select(mask, a, b) a where mask's sign bit is set
 //   pow2(n)            2^n for whole n         bit_and(a, mask)         bits, so NaN & 0 = 0
@@ -54,6 +55,15 @@ inline namespace RAPT_SIMD {
 
 /// The instruction set that this translation unit's kernels use.
 inline const char* isa() { return kIsa; }
+
+/// a b + c in the register of c. U: V, or pairs of bfloat16.
+template <class U, class V>
+[[gnu::always_inline]] inline V fma_in_place(U a, U b, V c) {
+  if constexpr (requires { V::fma_in_place(a, b, c); })
+    return V::fma_in_place(a, b, c);
+  else
+    return fma(a, b, c);
+}
 
 /// An integer as wide as T: the element of a mask, all ones or all zeros.
 template <class T>

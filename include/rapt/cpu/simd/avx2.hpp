@@ -137,6 +137,12 @@ struct Vec<float> {
   friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  /// Left to choose, a compiler writes some sums over a factor and moves them back, and reads b from
+  /// memory for each of its uses.
+  static Vec fma_in_place(Vec a, Vec b, Vec c) {
+    asm("vfmadd231ps {%2, %1, %0|%0, %1, %2}" : "+x"(c.v) : "x"(a.v), "x"(b.v));
+    return c;
+  }
   friend Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
   friend Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
   friend Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
@@ -233,6 +239,10 @@ struct Vec<double> {
   friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_pd(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {_mm256_div_pd(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+  static Vec fma_in_place(Vec a, Vec b, Vec c) {
+    asm("vfmadd231pd {%2, %1, %0|%0, %1, %2}" : "+x"(c.v) : "x"(a.v), "x"(b.v));
+    return c;
+  }
   friend Vec max(Vec a, Vec b) { return {_mm256_max_pd(a.v, b.v)}; }
   friend Vec min(Vec a, Vec b) { return {_mm256_min_pd(a.v, b.v)}; }
   friend Vec sqrt(Vec a) { return {_mm256_sqrt_pd(a.v)}; }

@@ -29,7 +29,7 @@ struct Vec {
   Native v;
 
   static Vec zero() { return {Native{}}; }
-  static Vec broadcast(T x) { return {Native{} + x}; }
+  static Vec broadcast(T x) { return {x - Native{}}; }  // x - 0 is x, of either sign
   static Vec load(const T* p) {
     Vec r;
     std::memcpy(&r.v, p, sizeof r.v);
