@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include <utility>
+
 #include "rapt/core/dtype.hpp"
 
 namespace rapt::cpu {
@@ -154,6 +156,13 @@ struct Vec<float> {
   friend Vec pow2(Vec n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
+  }
+  /// x - n and 2^n for n = round(x), x in [-127, 127]. A large sum rounds x, and holds n + 127 in its
+  /// last bits, from where a shift makes it 2^n: two instructions fewer than to round and convert.
+  static std::pair<Vec, Vec> split_exponent(Vec x) {
+    const Vec large = broadcast(0x1.8p23f + 127.f), n = x + large;
+    const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
+    return {x - (n - large), {_mm256_castsi256_ps(power)}};
   }
   friend float sum(Vec a) {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
