@@ -102,6 +102,7 @@ TYPED_TEST(Matmul, CrossesTileAndPanelBorders) {
     expect_product<TypeParam>(530, 50, 33, !b_rows, b_rows, false, true, 1);
     expect_product<TypeParam>(14, 100, 2210, b_rows, !b_rows, true, b_rows, 0);
     expect_product<TypeParam>(1, 3000, 600, true, b_rows, true, true, 0);
+    expect_product<TypeParam>(14, 515, 2047, true, b_rows, b_rows, true, 1);  // rows pages apart
   }
 }
 

@@ -71,8 +71,8 @@ struct ProductFormat {
   static constexpr index_t kRowsBytes = 768 * 1024;   // of a, rearranged, that stay in L2
   static constexpr index_t kPacksAgain = 2 << 20;     // bytes of b, above which it is packed once,
   static constexpr index_t kPackedBytes = 8 << 20;    // these at a time
-  static constexpr index_t kRowBlock = 512 / kRows * kRows;        // rows for one packing of b
-  static constexpr index_t kPackedRowBlock = 128 / kRows * kRows;  // where b came packed
+  static constexpr index_t kRowBlock = 512 + kRows - 1;        // rows for one packing of b
+  static constexpr index_t kPackedRowBlock = 128 + kRows - 1;  // where b came packed
 };
 
 /// What a matrix packed ahead of time is stored in: no more bytes than it has elsewhere.
@@ -203,6 +203,16 @@ class TileMultiplier {
 
 // ---- packing ----
 
+/// Asks for columns [j, j + n) of a row soon to come behind row l: rows are pages apart, and a
+/// processor sees no pattern in them.
+template <class T>
+[[gnu::always_inline]] inline void fetch_row_of_panel(MatrixRef<T> b, index_t l, index_t j,
+                                                      index_t n, index_t depth) {
+  constexpr index_t kAhead = 16, kLine = 64 / static_cast<index_t>(sizeof(T));
+  const T* const row = b.at(std::min(l + kAhead, depth - 1), j);
+  for (index_t c = 0; c < n; c += kLine) __builtin_prefetch(row + c);
+}
+
 /// Columns of b, `depth` elements of each, into a panel of whole vectors; b is the corner.
 template <class T, class Stored>
 [[gnu::noinline]] void pack_panel(Stored* to, MatrixRef<T> b, index_t columns, index_t depth) {
@@ -215,6 +225,8 @@ template <class T, class Stored>
       const index_t lines = std::min<index_t>(V::kLanes, columns - v);
       if (b.by_rows) {
         for (index_t u = 0; u < units; ++u) {
+          fetch_row_of_panel(b, 2 * u, v, lines, depth);
+          fetch_row_of_panel(b, 2 * u + 1, v, lines, depth);
           const bfloat16* even = b.at(2 * u, v);
           U::interleave(even, 2 * u + 1 < depth ? even + b.outer : nullptr, lines)
               .store(to + u * width + v);
@@ -226,9 +238,11 @@ template <class T, class Stored>
       }
     }
   } else if (b.by_rows) {
-    for (index_t l = 0; l < depth; ++l)
+    for (index_t l = 0; l < depth; ++l) {
+      fetch_row_of_panel(b, l, 0, columns, depth);
       for (index_t v = 0; v < columns; v += V::kLanes)
         load_some<V>(b.at(l, v), columns - v).store(to + l * width + v);
+    }
   } else {
     for (index_t v = 0; v < columns; v += V::kLanes)
       transpose_lines<V>(
@@ -309,6 +323,12 @@ struct Product {
   bool reads_rows_of_b() const {
     return !F::kPairs && b.packed == nullptr && b.plain.by_rows && m <= F::kRows;
   }
+  /// Whether rows of a lie whole pages apart, so that those of a tile share the sets of the first
+  /// cache, and the product is large enough to bring them elsewhere first (4 % at 1024 x 1024).
+  bool rows_collide() const {
+    constexpr index_t kPage = 4096 / static_cast<index_t>(sizeof(T)), kManyColumns = 512;
+    return a.by_rows && a.outer % kPage == 0 && k > F::kChunk && m > F::kRows && n >= kManyColumns;
+  }
   /// Panels of b that stay in L2 while the rows of a task pass by.
   index_t strip_columns() const {
     const index_t bytes = F::kPanel * static_cast<index_t>(sizeof(typename F::Unit)) *
@@ -320,7 +340,7 @@ struct Product {
   /// Stored: the panels that the kernel reads, of Unit or of PackedElement.
   template <class Stored>
   void run(index_t row, index_t row_end, index_t column, index_t column_end) const {
-    const bool pack_a = !rows_fit(a, k);
+    const bool pack_a = !rows_fit(a, k) || rows_collide();
     const bool pack_b = b.packed == nullptr || !std::is_same_v<Stored, PackedElement<T>>;
     const bool in_place = std::is_same_v<Stored, T> && reads_rows_of_b();
     const index_t rows = row_end - row;
