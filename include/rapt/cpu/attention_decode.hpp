@@ -102,8 +102,8 @@ class DecodeItem {
       std::fill_n(m_of(h) + rows_, rows_, A(0));
     }
     const index_t largest = tile_keys();
-    // If the keys come from memory they are read in order, or each tile is brought nearer during the
-    // one before. (That they do may change no bit: sums depend on where tiles end.)
+    // If the keys come from memory they are read in order, or each tile is brought nearer during
+    // the one before. (That they do may change no bit: sums depend on where tiles end.)
     const index_t after = std::min(kv_begin + largest, seq_.kv_len - 1);
     const bool has_values = args_.v.extent(3) > 0;  // else there is no address to read from
     const bool far =

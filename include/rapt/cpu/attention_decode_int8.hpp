@@ -16,8 +16,8 @@
 //
 // q [heads, rows, dim] of T, keys and values int8 [tokens, heads, dim], s and w of fp32; four rows
 // at a time. For 64 dims, four rows, a key and its value that is 24 dot products of 64 bytes, where
-// multiply-adds of fp32 are 32 and turning codes into floats is 16 more. Rows whose largest query or
-// weight is below 1e-30 count as 0.
+// multiply-adds of fp32 are 32 and turning codes into floats is 16 more. Rows whose largest query
+// or weight is below 1e-30 count as 0.
 //
 // Source: the instruction, VPDPBUSD, in Intel's Architecture Instruction Set Extensions Programming
 // Reference; sums digit by digit are schoolbook multiplication.
@@ -170,8 +170,8 @@ class Int8Decode {
     }
   };
 
-  /// The digits of a row of n weights (whole vectors), and what the lowest is worth: NaN if a weight
-  /// is.
+  /// The digits of a row of n weights (whole vectors), and what the lowest is worth: NaN if a
+  /// weight is.
   float digits_of_weights(std::uint8_t* to, const float* w, index_t n) {
     const Scale scale(largest(row_top(w, index_t{0}, n)), kMostUnsigned);
     Q all = Q::zero();
@@ -179,8 +179,8 @@ class Int8Decode {
       all = all | Q::store_digits(V::load(w + j) * V::broadcast(scale.to_digits), to + 4 * j);
     return Q::any_negative(all) ? step_of_odd_weights(to, w, n) : scale.step;
   }
-  /// Weights that are negative, as scales may be, infinite, or not numbers: these make their own row
-  /// so, the others are for Exact.
+  /// Weights that are negative, as scales may be, infinite, or not numbers: these make their own
+  /// row so, the others are for Exact.
   [[gnu::noinline, gnu::cold]] float step_of_odd_weights(std::uint8_t* digits, const float* w,
                                                          index_t n) {
     std::fill_n(digits, 4 * n, std::uint8_t{0});

@@ -63,8 +63,8 @@ struct DecodeTokens {
   const T* const* next;
   index_t head_step, heads, n, distance;
 
-  /// Tokens j, j + 1, ..., j + count - 1 of head h, `distance` further on. (Inlined: a function that
-  /// only prefetches does nothing as far as a compiler can see, and it leaves out the call.)
+  /// Tokens j, j + 1, ..., j + count - 1 of head h, `distance` further on. (Inlined: a function
+  /// that only prefetches does nothing as far as a compiler can see, and it leaves out the call.)
   [[gnu::always_inline]] void fetch_ahead(index_t j, index_t count, index_t h, index_t dim) const {
     for (index_t i = j + distance; i < j + distance + count; ++i)
       prefetch_row((i < n ? rows[i] : next[std::min(i - n, kDecodeKeys - 1)]) + h * head_step, dim);

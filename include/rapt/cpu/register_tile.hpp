@@ -10,9 +10,9 @@
 //      A[5, k]  |  sums   |  sums   |
 //               +---------+---------+
 //
-// What a step costs beside its multiply-adds is instructions, and these are scarce where two threads
-// share a core: 6 x 2 sums of AVX2 take 6 cycles for 12 multiply-adds, and half of a Zen 3 issues
-// 18 instructions in that time. So nothing but loads may stand beside them: several steps at a time
+// What a step costs beside its multiply-adds is instructions, and these are scarce where two
+// threads share a core: 6 x 2 sums of AVX2 take 6 cycles for 12 multiply-adds, and half of a Zen 3
+// issues 18 instructions in that time. So nothing but loads may stand beside them: several steps
 // share what moves the pointers, rows are addressed in threes (p, p + step, p + 2 step are one
 // register and its index), and a sum is never moved (fma_in_place).
 #pragma once

@@ -139,8 +139,8 @@ struct Vec<float> {
   friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-  /// Left to choose, a compiler writes some sums over a factor and moves them back, and reads b from
-  /// memory for each of its uses.
+  /// Left to choose, a compiler writes some sums over a factor and moves them back, and reads b
+  /// from memory for each of its uses.
   static Vec fma_in_place(Vec a, Vec b, Vec c) {
     asm("vfmadd231ps {%2, %1, %0|%0, %1, %2}" : "+x"(c.v) : "x"(a.v), "x"(b.v));
     return c;
@@ -157,8 +157,9 @@ struct Vec<float> {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
   }
-  /// x - n and 2^n for n = round(x), x in [-127, 127]. A large sum rounds x, and holds n + 127 in its
-  /// last bits, from where a shift makes it 2^n: two instructions fewer than to round and convert.
+  /// x - n and 2^n for n = round(x), x in [-127, 127]. A large sum rounds x, and holds n + 127 in
+  /// its last bits, from where a shift makes it 2^n: two instructions fewer than to round and
+  /// convert.
   static std::pair<Vec, Vec> split_exponent(Vec x) {
     const Vec large = broadcast(0x1.8p23f + 127.f), n = x + large;
     const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
