@@ -6,7 +6,7 @@
 #   avx2          -march=x86-64-v3
 #   avx512        -march=x86-64-v4    without bf16 and without integer dot products
 #   avx512_bf16   the same with dot products of bfloat16 pairs, where a processor has them that its
-#                 own build leaves alone (core/config.hpp)
+#                 own build leaves alone (core/config.hpp); where it has none, the headers compile
 #   neon          aarch64, by a cross compiler, under qemu's user mode
 #
 #   tests/isa/run.sh [COMPILER]       RAPT_JOBS compilers at once
@@ -21,11 +21,17 @@ trap 'rm -rf "$scratch"' EXIT
 has() { grep -qw "$1" /proc/cpuinfo 2>/dev/null; }
 
 # Kernels against their oracles.
-tests=(cpu/simd cpu/matmul attention/forward attention/decode attention/quantized)
-bfloat16_tests=" cpu/matmul attention/decode attention/bfloat16_product attention/decode_order "
+tests=(cpu/simd cpu/register_tile cpu/matmul attention/forward attention/decode attention/quantized)
+bfloat16_tests=" cpu/register_tile cpu/matmul attention/decode attention/bfloat16_product attention/decode_order "
+has avx512_bf16 || bfloat16_tests=" cpu/register_tile attention/bfloat16_product attention/backward_bfloat16 "
 # Whether a set runs a test: the one with bfloat16 pairs, those that multiply them.
-used() { [ $1 != avx512_bf16 ] || [[ $bfloat16_tests = *" $2 "* ]]; }
-for more in attention/bfloat16_product attention/backward attention/decode_order cpu/quantized_matmul; do
+used() {
+  case $1 in
+    avx512_bf16) [[ $bfloat16_tests = *" $2 "* ]] ;;
+    *) [ $2 != attention/backward_bfloat16 ] ;;
+  esac
+}
+for more in attention/bfloat16_product attention/backward attention/backward_bfloat16 attention/decode_order cpu/quantized_matmul; do
   [ ! -e "tests/${more}_test.cpp" ] || tests+=("$more")
 done
 
@@ -54,7 +60,7 @@ run_jobs() {
 sets=()
 if [ "$(uname -m)" = x86_64 ]; then
   sets+=(portable avx2 avx512)
-  if has avx512_bf16 && has GenuineIntel && ! has amx_bf16; then sets+=(avx512_bf16); fi
+  if ! has avx512_bf16 || { has GenuineIntel && ! has amx_bf16; }; then sets+=(avx512_bf16); fi
 fi
 cross=$(command -v aarch64-linux-gnu-g++ || true)
 emulator=$(command -v qemu-aarch64-static || command -v qemu-aarch64 || true)
@@ -92,7 +98,8 @@ for set in "${sets[@]}"; do
   with=$compiler libraries="-lgmock -lgtest -lgtest_main" under= able=yes filter='*'
   case $set in
     avx2) has avx2 && has fma || able=no ;;
-    avx512 | avx512_bf16) has avx512vl && has avx512bw && has avx512dq || able=no ;;
+    avx512) has avx512vl && has avx512bw && has avx512dq || able=no ;;
+    avx512_bf16) has avx512_bf16 || able=no ;;
     neon)
       with=$cross libraries="$scratch/gtest-all.o $scratch/gmock-all.o $scratch/gtest_main.o"
       under="$emulator -L /usr/aarch64-linux-gnu"
@@ -105,7 +112,7 @@ for set in "${sets[@]}"; do
     $with "$program.o" $libraries -pthread -o "$program" || { failed=1; continue; }
     # An emulator is slow: of the typed tests of the larger programs, those of float.
     [ $set != neon ] || case $test in
-      cpu/simd | attention/decode) filter='*' ;;
+      cpu/simd | cpu/register_tile | attention/decode) filter='*' ;;
       attention/bfloat16_product) filter='*Sinks*' ;;
       *) filter='*/0.*' ;;
     esac

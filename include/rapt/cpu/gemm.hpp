@@ -119,12 +119,13 @@ void multiply_rows_panel(typename F::Sum* to, index_t to_stride, const typename 
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) __builtin_prefetch(to + i * to_stride + v * V::kLanes, 1);
   }
-  // b may come from memory: a weight that is read once for few rows. Nearly all panels are whole,
-  // and of known width nothing but the loads stands beside the multiply-adds.
+  // b may come from memory: a weight that is read once for few rows. Nearly all tiles fill the
+  // registers, and in a panel of known width only the loads stand beside their multiply-adds.
   using Steps = RegisterSteps<V::kRegisters >= 32 ? 1 : 4, kRowsAhead>;
-  if (kRows == F::kRows && kVectors == F::kVectors && b_stride == F::kPanel)
-    add_products<Lie::by_rows, Steps>(sums, a, a_stride, b,
-                                      std::integral_constant<index_t, F::kPanel>{}, depth);
+  constexpr bool kFills = kRows * kVectors == V::kRegisters / 4 * 3;
+  constexpr std::integral_constant<index_t, kVectors * V::kLanes> kWidth;
+  if (kFills && b_stride == kWidth)
+    add_products<Lie::by_rows, Steps>(sums, a, a_stride, b, kWidth, depth);
   else
     add_products<Lie::by_rows, Steps>(sums, a, a_stride, b, b_stride, depth);
 #pragma GCC unroll 16
