@@ -71,8 +71,8 @@ struct ProductFormat {
   static constexpr index_t kRowsBytes = 768 * 1024;   // of a, rearranged, that stay in L2
   static constexpr index_t kPacksAgain = 2 << 20;     // bytes of b, above which it is packed once,
   static constexpr index_t kPackedBytes = 8 << 20;    // these at a time
-  static constexpr index_t kRowBlock = 512 + kRows - 1;        // rows for one packing of b
-  static constexpr index_t kPackedRowBlock = 128 + kRows - 1;  // where b came packed
+  static constexpr index_t kRowBlock = 512;           // rows for one packing of b
+  static constexpr index_t kPackedRowBlock = 128;     // where b came packed
 };
 
 /// What a matrix packed ahead of time is stored in: no more bytes than it has elsewhere.
@@ -543,7 +543,8 @@ void product(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b,
     return detail::blocks_of(detail::blocks_of(extent, parts), unit) * unit;
   };
   const index_t tile = detail::TileMultiplier<F>::rows();
-  index_t rows = even(m, b.packed == nullptr ? F::kRowBlock : F::kPackedRowBlock, tile);
+  const index_t block = b.packed == nullptr ? F::kRowBlock : F::kPackedRowBlock;
+  index_t rows = even(m, block + F::kRows - 1, tile);  // 512 rows are one block, of tiles of 6 too
   index_t columns = even(n, n, F::kPanel);
   const auto row_blocks = [&] { return detail::blocks_of(m, rows); };
   const auto tasks = [&] { return row_blocks() * detail::blocks_of(n, columns); };
