@@ -34,7 +34,8 @@ void expect_sums(index_t depth) {
 
   V sums[kRows][kVecs];
   for (int i = 0; i < kRows; ++i)
-    for (int v = 0; v < kVecs; ++v) sums[i][v] = V::load(&start[(i * kVecs + v) * V::kLanes]);
+    for (int v = 0; v < kVecs; ++v)
+      sums[i][v] = V::load(start.data() + (i * kVecs + v) * V::kLanes);
   if constexpr (kElements == 2)
     detail::add_products<kLie, Steps>(
         sums, a.data(), a_step, reinterpret_cast<const Bfloat16Pair*>(b.data()), b_step, depth);

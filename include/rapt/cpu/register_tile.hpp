@@ -76,7 +76,8 @@ template <Lie kLie, class Steps, class V, int kRows, int kVecs, class E, class S
     for (int t = 0; kByRows && t < kThrees; ++t) of[t] += k * kElements;
   };
   const index_t rest = depth % Steps::steps;
-  for (const Stored* const end = b + (depth - rest) * b_step; b != end;) {
+  const Stored* const end = b + (depth - rest) * b_step;
+  while (b != end) {
 #pragma GCC unroll 4
     for (index_t k = 0; k < Steps::steps; ++k) step(k);
     advance(Steps::steps);
