@@ -1,5 +1,5 @@
-// The inner loop of the register tiles: every number of rows and vectors, both ways that A may lie,
-// depths that are no multiple of the steps, B narrower in memory than in its product.
+// The inner loop of the register tiles: one to eight rows and one to four vectors, both ways that A
+// may lie, depths that are no multiple of the steps, B narrower in memory than in its product.
 #include "rapt/cpu/register_tile.hpp"
 
 #include <gtest/gtest.h>

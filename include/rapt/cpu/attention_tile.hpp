@@ -1,6 +1,7 @@
 // The register tiles of attention: the part of the kernel that knows neither masks nor lengths.
 //
 //   multiply    C[rows, n] = A[rows, depth] B[depth, n]     or C = f C + A B, f one factor a row
+//               (the inner loop: cpu/register_tile.hpp)
 //
 //          B: a panel of kVectors registers, packed so that row k follows row k - 1
 //          +---------+---------+

@@ -325,7 +325,7 @@ struct Product {
     return !F::kPairs && b.packed == nullptr && b.plain.by_rows && m <= F::kRows;
   }
   /// Whether rows of a lie whole pages apart, so that those of a tile share the sets of the first
-  /// cache, and the product is large enough to bring them elsewhere first (4 % at 1024 x 1024).
+  /// cache, and the product is large enough to bring them elsewhere first (2 to 5 % at 1024^2).
   bool rows_collide() const {
     constexpr index_t kPage = 4096 / static_cast<index_t>(sizeof(T)), kManyColumns = 512;
     return a.by_rows && a.outer % kPage == 0 && k > F::kChunk && m > F::kRows && n >= kManyColumns;

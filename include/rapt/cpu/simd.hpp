@@ -71,49 +71,33 @@ using mask_int = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
 
 namespace detail {
 
-// 2^f on [-1/2, 1/2]. float: a minimax polynomial (Cephes exp2f), error below 1 ulp; double: the
-// Taylor series to degree 13, error below 1e-17.
-inline Vec<float> exp2_fraction(Vec<float> f) {
-  using V = Vec<float>;
-  V p = V::broadcast(1.535336188319500e-4f);
-  p = fma(p, f, V::broadcast(1.339887440266574e-3f));
-  p = fma(p, f, V::broadcast(9.618437357674640e-3f));
-  p = fma(p, f, V::broadcast(5.550332471162809e-2f));
-  p = fma(p, f, V::broadcast(2.402264791363012e-1f));
-  p = fma(p, f, V::broadcast(6.931472028550421e-1f));
-  return fma(p, f, V::broadcast(1.f));
-}
-/// The same of degree 5, minimax with p(0) = 1: with its roundings within 1.8 ulp.
-inline Vec<float> exp2_fraction_flushed(Vec<float> f) {
-  using V = Vec<float>;
-  V p = V::broadcast(1.3225707e-3f);
-  p = fma(p, f, V::broadcast(9.6717272e-3f));
-  p = fma(p, f, V::broadcast(5.5508915e-2f));
-  p = fma(p, f, V::broadcast(2.40222365e-1f));
-  p = fma(p, f, V::broadcast(6.93146825e-1f));
-  return fma(p, f, V::broadcast(1.f));
-}
-inline Vec<double> exp2_fraction(Vec<double> f) {
-  using V = Vec<double>;
-  constexpr double kTerms[] = {// ln(2)^k / k!, k = 12 ... 0
-                               2.5678435993488206e-11,
-                               4.4455382718708116e-10,
-                               7.054911620801121e-9,
-                               1.0178086009239699e-7,
-                               1.3215486790144307e-6,
-                               1.525273380405984e-5,
-                               1.5403530393381608e-4,
-                               1.3333558146428443e-3,
-                               9.618129107628477e-3,
-                               5.5504108664821576e-2,
-                               0.24022650695910072,
-                               0.6931471805599453,
-                               1.0};
-  V p = V::broadcast(1.3691488853904128e-12);
-  for (const double term : kTerms) p = fma(p, f, V::broadcast(term));
+/// ((first f + c1) f + c2) f + ...
+template <class V, class... T>
+[[gnu::always_inline]] inline V polynomial(V f, typename V::value_type first, T... others) {
+  V p = V::broadcast(first);
+  ((p = fma(p, f, V::broadcast(others))), ...);
   return p;
 }
 
+// 2^f on [-1/2, 1/2]. float: a minimax polynomial (Cephes exp2f), error below 1 ulp; double: the
+// Taylor series, ln(2)^k / k! for k = 13 ... 0, error below 1e-17.
+inline Vec<float> exp2_fraction(Vec<float> f) {
+  return polynomial(f, 1.535336188319500e-4f, 1.339887440266574e-3f, 9.618437357674640e-3f,
+                    5.550332471162809e-2f, 2.402264791363012e-1f, 6.931472028550421e-1f, 1.f);
+}
+inline Vec<double> exp2_fraction(Vec<double> f) {
+  return polynomial(f, 1.3691488853904128e-12, 2.5678435993488206e-11, 4.4455382718708116e-10,
+                    7.054911620801121e-9, 1.0178086009239699e-7, 1.3215486790144307e-6,
+                    1.525273380405984e-5, 1.5403530393381608e-4, 1.3333558146428443e-3,
+                    9.618129107628477e-3, 5.5504108664821576e-2, 0.24022650695910072,
+                    0.6931471805599453, 1.0);
+}
+/// The same for the softmax; float: of degree 5, minimax with p(0) = 1, with its roundings within
+/// 1.8 ulp.
+inline Vec<float> exp2_fraction_flushed(Vec<float> f) {
+  return polynomial(f, 1.3225707e-3f, 9.6717272e-3f, 5.5508915e-2f, 2.40222365e-1f, 6.93146825e-1f,
+                    1.f);
+}
 inline Vec<double> exp2_fraction_flushed(Vec<double> f) { return exp2_fraction(f); }
 
 template <class T>

@@ -158,8 +158,7 @@ struct Vec<float> {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
   }
   /// x - n and 2^n for n = round(x), x in [-127, 127]. A large sum rounds x, and holds n + 127 in
-  /// its last bits, from where a shift makes it 2^n: two instructions fewer than to round and
-  /// convert.
+  /// its last bits, from where a shift makes it 2^n: an instruction less than to round and convert.
   static std::pair<Vec, Vec> split_exponent(Vec x) {
     const Vec large = broadcast(0x1.8p23f + 127.f), n = x + large;
     const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
