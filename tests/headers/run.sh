@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every public header compiles alone, twice in one file, without a warning; and stays out of what it
-# must not include. With --programs also every test and example is parsed and its templates
-# instantiated, which shows what another compiler thinks of them without generating code.
+# must not include. With --programs every test and example, and so every header, is parsed and its
+# templates instantiated instead: what another compiler thinks of them, without generating code.
 #
 #   tests/headers/run.sh [COMPILER] [--programs]
 set -euo pipefail
@@ -38,22 +38,20 @@ check_program() {  # SOURCE
 export -f check_header check_program
 
 failed=0
-# cpu/simd/*.hpp each need the instructions they are for; cpu/simd.hpp chooses among them.
-headers=$(cd include && find rapt -name '*.hpp' -not -path 'rapt/cpu/simd/*' | sort)
-count=$(echo "$headers" | wc -l)
-echo "$headers" |
-  xargs -P "$(nproc)" -n 1 bash -c 'check_header "$1"' "$scratch" || failed=1
-if [ "$(uname -m)" = x86_64 ] && [ -e include/rapt/cpu/simd.hpp ]; then
+if [ "$programs" = --programs ]; then
+  files=$(ls tests/*.cpp tests/*/*_test.cpp examples/*.cpp | grep -v '^tests/gpu/' || true)
+  echo "$files" | xargs -r -P "$(nproc)" -n 1 bash -c 'check_program "$1"' "$scratch" || failed=1
+else
+  # cpu/simd/*.hpp each need the instructions they are for; cpu/simd.hpp chooses among them.
+  files=$(cd include && find rapt -name '*.hpp' -not -path 'rapt/cpu/simd/*' | sort)
+  echo "$files" | xargs -P "$(nproc)" -n 1 bash -c 'check_header "$1"' "$scratch" || failed=1
+fi
+if [ "$(uname -m)" = x86_64 ]; then
   for isa in -march=x86-64 -march=x86-64-v3 -march=x86-64-v4 "-march=x86-64-v4 -mavx512bf16"; do
     for header in cpu/simd.hpp attention/attention.hpp; do
       bash -c 'check_header "$@"' "$scratch" rapt/$header $isa || failed=1
     done
   done
-fi
-if [ "$programs" = --programs ]; then
-  more=$(ls tests/*.cpp tests/*/*_test.cpp examples/*.cpp 2>/dev/null | grep -v '^tests/gpu/' || true)
-  count=$((count + $(echo "$more" | wc -l)))
-  echo "$more" | xargs -r -P "$(nproc)" -n 1 bash -c 'check_program "$1"' "$scratch" || failed=1
 fi
 
 # Eigen belongs to cpu/ alone, JSON and PCRE2 to io/ and text/; the slow standard headers to nobody.
@@ -68,5 +66,5 @@ forbid 'Eigen/' 'include/rapt/cpu/' 'Eigen is included in cpu/ alone'
 forbid 'nlohmann/|pcre2|utf8proc' 'include/rapt/(io|text)/' 'JSON and Unicode libraries belong to io/ and text/'
 forbid 'cuda|cublas' 'cuda/' 'CUDA is included in cuda/ alone'
 
-[ $failed = 0 ] && echo "$count files checked with $compiler"
+[ $failed = 0 ] && echo "$(echo "$files" | wc -l) files checked with $compiler"
 exit $failed
