@@ -23,7 +23,7 @@
 #include "rapt/io/export.hpp"
 #include "rapt/io/weights.hpp"
 #include "rapt/text/gguf_tokenizer.hpp"
-#include "rapt/text/tokenizer_json.hpp"
+#include "rapt/text/write_tokenizer_json.hpp"
 
 namespace {
 

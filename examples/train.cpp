@@ -30,6 +30,7 @@
 #include "rapt/core/parallel.hpp"
 #include "rapt/text/generate.hpp"
 #include "rapt/text/load_tokenizer.hpp"
+#include "rapt/text/write_tokenizer_json.hpp"
 #include "rapt/train/bpe_trainer.hpp"
 #include "rapt/train/log.hpp"
 #include "rapt/train/trainer.hpp"

@@ -11,3 +11,4 @@
 #include "rapt/text/tokenizer.hpp"
 #include "rapt/text/tokenizer_json.hpp"
 #include "rapt/text/utf8_stream.hpp"
+#include "rapt/text/write_tokenizer_json.hpp"

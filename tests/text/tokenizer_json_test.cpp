@@ -10,6 +10,7 @@
 
 #include "rapt/core/random.hpp"
 #include "rapt/text/load_tokenizer.hpp"
+#include "rapt/text/write_tokenizer_json.hpp"
 #include "text/reference_text.hpp"
 
 namespace rapt::test {

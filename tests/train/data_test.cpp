@@ -10,6 +10,7 @@
 
 #include "io/io_support.hpp"
 #include "rapt/text/tokenizer_json.hpp"
+#include "rapt/text/write_tokenizer_json.hpp"
 #include "rapt/train/bpe_trainer.hpp"
 #include "rapt/train/dataset.hpp"
 #include "rapt/train/token_file.hpp"
