@@ -40,76 +40,11 @@
 #include "rapt/core/weight.hpp"
 #include "rapt/mask/mask.hpp"
 #include "rapt/mask/score.hpp"
+#include "rapt/modules/attention_config.hpp"
 #include "rapt/modules/documents.hpp"
 #include "rapt/rope/table.hpp"
 
 namespace rapt {
-
-/// Where the first tokens of StreamingLLM stand for the rotation (Xiao et al. 2023, section 3.2).
-enum class SinkPositions {
-  absolute,  // where they stand in the text
-  in_cache,  // positions are counted inside the cache: no distance passes sink_tokens + window
-};
-
-/// Everything that tells one attention layer from another. 0 means the default that is named.
-struct AttentionConfig {
-  index_t d_model = 0;      // width of x and y; must be given
-  index_t heads = 1;        // query heads
-  index_t kv_heads = 0;     // key/value heads, a divisor of heads; 0: heads
-  index_t head_dim = 0;     // of q and k; 0: d_model / heads
-  index_t value_dim = 0;    // of v; 0: head_dim
-  index_t window = 0;       // SlidingWindowAttention: keys a query sees, its own included
-  index_t sink_tokens = 0;  // SlidingWindowAttention: first keys that stay visible
-  SinkPositions sink_positions = SinkPositions::absolute;
-  std::optional<Rope> rope = {};  // none: no rotation
-  double scale = 0;               // of q·k; 0: 1 / sqrt(head_dim)
-  double softcap = 0;             // cap * tanh(s / cap) on the scaled scores; 0: none (Gemma 2)
-  bool qkv_bias = false;          // Qwen 2, gpt-oss
-  bool out_bias = false;          // gpt-oss
-  bool sinks = false;             // a learned sink logit per head (gpt-oss)
-  bool output_gate = false;       // sigmoid gate on the result (Qwen3-Next)
-  bool out_projection = true;     // false: the heads side by side are the result
-  QkNorm qk_norm = QkNorm::none;  // head: Qwen 3, Gemma 3; flat: MiniMax M2
-  double norm_eps = 1e-6;         // of the norms of q and k
-  bool norm_plus_one = false;     // their stored weight is w of (1 + w) (Gemma)
-};
-
-/// The cosines and sines of one call [1 or batch, seq, rotary_dim / 2]: layers that turn alike
-/// share them.
-template <class T, class B>
-using RopeAngles = typename RopeTable<accumulate_t<T>>::template Angles<B>;
-
-/// What a forward call may bring besides x. Host views: positions and masks come with the token
-/// ids.
-template <class T, class B>
-struct AttentionCall {
-  /// Rotary position of each token [batch, seq]; absent: they continue the cache, from 0.
-  TensorView<const std::int32_t, 2> positions{};
-  /// 1 for a token, 0 for padding [batch, seq]: nobody sees a padded key. The rows of padded
-  /// queries hold nothing of meaning.
-  TensorView<const std::int32_t, 2> key_mask{};
-  /// Out: the softmax weights [batch, heads, seq, keys].
-  TensorView<accumulate_t<T>, 4, B> probabilities{};
-  /// Which layer of a multi-layer cache to use.
-  index_t layer = 0;
-  /// Rotations computed by the caller for many layers; absent: computed here.
-  RopeAngles<T, B> angles{};
-  /// Documents packed into rows [batch, seq], without a cache: a token attends inside its run of
-  /// equal ids, and positions restart where a run begins (modules/documents.hpp).
-  TensorView<const std::int32_t, 2> document_ids{};
-  /// The same as prefix sums on the backend [documents + 1], computed by the caller for many layers
-  /// together with `angles`.
-  TensorView<const std::int32_t, 1, B> cu_seqlens{};
-};
-
-/// A call without a cache as the kernels take it, on the backend: what forward and backward share.
-template <class T, class B>
-struct AttentionContext {
-  RopeAngles<T, B> angles{};                            // absent: no rotation
-  TensorView<const std::int32_t, 2, B> kv_positions{};  // -1: padding; absent: none is
-  TensorView<const std::int32_t, 1, B> cu_seqlens{};    // absent: every row is one sequence
-  TensorView<accumulate_t<T>, 4, B> probabilities{};    // out, see AttentionCall
-};
 
 template <class T = float, class B = Cpu, AttentionMask Mask = Causal>
 class Attention {
@@ -121,7 +56,7 @@ class Attention {
   /// Zero weights, norms of 1. Throws ShapeError or ValueError naming a setting that does not fit.
   explicit Attention(AttentionConfig config, Mask mask = {}, B backend = {},
                      WeightStorage storage = WeightStorage::zeros)
-      : config_(checked(std::move(config))),
+      : config_(detail::checked_config(std::move(config))),
         mask_(std::move(mask)),
         backend_(backend),
         qkv_weight_(Shape{q_rows() + k_rows() + v_rows(), config_.d_model}, backend, storage),
@@ -321,43 +256,6 @@ class Attention {
   }
 
  private:
-  static AttentionConfig checked(AttentionConfig c) {
-    const auto positive = [](const char* name, index_t value) {
-      if (value < 1)
-        throw ShapeError(detail::text("attention: ", name, " is ", value, ", expected at least 1"));
-    };
-    positive("d_model", c.d_model);
-    positive("heads", c.heads);
-    if (c.kv_heads == 0) c.kv_heads = c.heads;
-    positive("kv_heads", c.kv_heads);
-    if (c.heads % c.kv_heads != 0)
-      throw ShapeError(detail::text("attention: kv_heads is ", c.kv_heads,
-                                    ", expected a divisor of ", c.heads, " = heads"));
-    if (c.head_dim == 0) {
-      if (c.d_model % c.heads != 0)
-        throw ShapeError(detail::text("attention: heads is ", c.heads, ", expected a divisor of ",
-                                      c.d_model, " = d_model, or a head_dim"));
-      c.head_dim = c.d_model / c.heads;
-    }
-    positive("head_dim", c.head_dim);
-    if (c.value_dim == 0) c.value_dim = c.head_dim;
-    positive("value_dim", c.value_dim);
-    const auto not_negative = [](const char* name, double value) {
-      if (!(value >= 0) || !std::isfinite(value))
-        throw ValueError(detail::text("attention: ", name, " is ", value,
-                                      ", expected 0 or a finite number above"));
-    };
-    not_negative("scale", c.scale);
-    not_negative("softcap", c.softcap);
-    not_negative("norm_eps", c.norm_eps);
-    if (c.out_bias && !c.out_projection)
-      throw ValueError("attention: out_bias is true, expected an out_projection to add it to");
-    if (c.output_gate && c.value_dim != c.head_dim)
-      throw ShapeError(detail::text("attention: value_dim is ", c.value_dim, ", expected ",
-                                    c.head_dim, " = head_dim where there is an output_gate"));
-    return c;
-  }
-
   // Rows of the fused weight: [q (and gate, head by head), k, v].
   index_t q_width() const { return config_.head_dim * (config_.output_gate ? 2 : 1); }
   index_t q_rows() const { return config_.heads * q_width(); }
@@ -637,85 +535,13 @@ class Attention {
     }
   }
 
-  /// StreamingLLM's positions: keys enter the cache unrotated, and each step rotates what is kept
-  /// by its place inside the cache. While nothing is evicted these are the ordinary positions, and
-  /// a chunk goes in one piece; from then on every token shifts them, and goes alone.
+  // ---- positions inside the cache: modules/attention_in_cache.hpp, included below ----
+
   template <class C>
   void attend_in_cache(TensorView<T, 4, B> merged, TensorView<T, 4, B> q, TensorView<T, 4, B> k,
-                       TensorView<T, 4, B> v, C& cache, const Call& call) const {
-    if constexpr (std::same_as<C, NoCache>) {
-      RollingKvCache<T, B> rolling = make_rolling_cache(q.extent(0));
-      attend_in_cache(merged, q, k, v, rolling, call);
-    } else if constexpr (!std::same_as<C, RollingKvCache<T, B>>) {
-      throw ValueError(
-          "attention: the cache keeps every token, expected a RollingKvCache where sink_positions "
-          "is "
-          "in_cache");
-    } else {
-      if (call.positions || call.probabilities)
-        throw ValueError(
-            "attention: positions or probabilities are given, expected neither where "
-            "sink_positions is in_cache");
-      if (cache.layers() != 1)
-        throw ValueError(
-            detail::text("attention: the cache has ", cache.layers(),
-                         " layers, expected 1 where sink_positions is in_cache: a chunk "
-                         "goes in token by token"));
-      const index_t seq = q.extent(1);
-      for (index_t begin = 0; begin < seq;) {
-        const index_t whole = std::min(seq - begin, cache.slots() - cache.length());
-        const index_t end = begin + std::max<index_t>(whole, 1);
-        Scratch<B> scratch(backend_);
-        const auto rows = [&](auto t) { return t.slice(1, begin, end); };
-        const index_t first = cache.length();
-        CacheStep<T, B> step =
-            cache.append(scratch, call.layer, rows(k), rows(v),
-                         call.key_mask ? call.key_mask.slice(1, begin, end) : call.key_mask);
-        const index_t total = first + (end - begin);
-        const index_t oldest = std::max(config_.sink_tokens, total - cache.window());
-        const auto place = [&](index_t p) {
-          return p < config_.sink_tokens ? p : config_.sink_tokens + (p - oldest);
-        };
-        auto turned = scratch.template tensor<T>(step.keys.shape());
-        copy(turned, step.keys);
-        if (rope_) {
-          const auto query = rows(q);
-          rotate_by(
-              query, [&](index_t, index_t i) { return place(first + i); }, scratch);
-          rotate_by(
-              turned,
-              [&](index_t, index_t slot) {
-                // The newest position that lies in this slot.
-                if (slot < config_.sink_tokens || total <= cache.slots()) return place(slot);
-                const index_t ring = slot - config_.sink_tokens;
-                const index_t newest = total - 1 - config_.sink_tokens;
-                return place(config_.sink_tokens + newest - (newest - ring) % cache.window());
-              },
-              scratch);
-        }
-        step.keys = turned;
-        attend_step(rows(merged), rows(q), step, call);
-        begin = end;
-      }
-    }
-  }
-  /// Rotates x [batch, n, heads, dim] with row i at position place(b, i), alike in every sequence.
+                       TensorView<T, 4, B> v, C& cache, const Call& call) const;
   template <class Place>
-  void rotate_by(TensorView<T, 4, B> x, Place place, Scratch<B>& scratch) const {
-    const Shape<2> shape{1, x.extent(1)};
-    const auto turn = [&](TensorView<std::int32_t, 2> rows) {
-      for (index_t i = 0; i < x.extent(1); ++i) rows(0, i) = static_cast<std::int32_t>(place(0, i));
-      const auto by = rope_->angles(scratch, backend_, as_const_view(rows));
-      rapt::rope(x, by.cos, by.sin, rope_->options());
-    };
-    // On the CPU both live on one stack, and the angles must not outlive the rows below them.
-    if constexpr (std::same_as<B, Cpu>) {
-      turn(scratch.template tensor<std::int32_t>(shape));
-    } else {
-      Scratch<Cpu> host;
-      turn(host.template tensor<std::int32_t>(shape));
-    }
-  }
+  void rotate_by(TensorView<T, 4, B> x, Place place, Scratch<B>& scratch) const;
 
  protected:
   RollingKvCache<T, B> make_rolling_cache(index_t batch) const {
@@ -827,4 +653,5 @@ class SlidingWindowAttention : public Attention<T, B, CausalWindow> {
 
 }  // namespace rapt
 
+#include "rapt/modules/attention_in_cache.hpp"
 #include "rapt/modules/attention_training.hpp"
