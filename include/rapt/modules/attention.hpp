@@ -21,7 +21,6 @@
 // holds: a prefill followed by decode steps gives what one uncached forward gives.
 #pragma once
 
-#include <cmath>
 #include <concepts>
 #include <optional>
 #include <string>

@@ -1,4 +1,4 @@
-// What tells one attention layer from another, and what a call may bring besides x. The layer itself:
+// What tells one attention layer from another, and what a call may bring besides x. The layer:
 // modules/attention.hpp.
 //
 //   Attention<float> layer({.d_model = 512, .heads = 8, .kv_heads = 2, .rope = Rope{}});
