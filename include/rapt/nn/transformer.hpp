@@ -80,19 +80,7 @@ class Transformer {
 
   /// Zero weights, norms of 1. Throws ShapeError or ValueError naming a setting that does not fit.
   explicit Transformer(ModelConfig config, B backend = {},
-                       WeightStorage storage = WeightStorage::zeros)
-      : config_(checked(std::move(config))),
-        backend_(backend),
-        embedding_(config_.vocab_size, config_.d_model, config_.embedding_scale, backend, storage),
-        norm_(config_.d_model,
-              {.kind = config_.norm, .eps = config_.norm_eps, .plus_one = config_.norm_plus_one},
-              backend) {
-    blocks_.reserve(static_cast<std::size_t>(config_.layers));
-    for (index_t layer = 0; layer < config_.layers; ++layer)
-      blocks_.emplace_back(config_, layer, backend, storage);
-    if (!config_.tie_embeddings)
-      head_.emplace(config_.d_model, config_.vocab_size, false, backend, storage);
-  }
+                       WeightStorage storage = WeightStorage::zeros);
 
   const ModelConfig& config() const { return config_; }
   B backend() const { return backend_; }
@@ -177,34 +165,13 @@ class Transformer {
   }
 
   /// Weights N(0, 0.02), projections into the residual stream N(0, 0.02 / sqrt(2 layers)), norms 1.
-  void initialize(Philox& random, double stddev = 0.02) {
-    const double residual = stddev / std::sqrt(2.0 * static_cast<double>(config_.layers));
-    embedding_.initialize(random, stddev);
-    for (auto& block : blocks_) block.initialize(random, stddev, residual);
-    norm_.initialize();
-    if (head_) head_->initialize(random, stddev);
-  }
+  void initialize(Philox& random, double stddev = 0.02);
 
   /// Every weight once (a tied head has none of its own), under Hugging Face's names.
-  Parameters<T, B> parameters() {
-    Parameters<T, B> out = embedding_.parameters("model.embed_tokens.");
-    for (std::size_t layer = 0; layer < blocks_.size(); ++layer)
-      detail::append_parameters(
-          out, blocks_[layer].parameters(detail::text("model.layers.", layer, ".")));
-    detail::append_parameters(out, norm_.parameters("model.norm."));
-    if (head_) detail::append_parameters(out, head_->parameters("lm_head."));
-    return out;
-  }
+  Parameters<T, B> parameters();
   /// The matrices alone, for a loader that may bring quantized blocks; parameters() has those that
   /// hold elements.
-  WeightSlots<T, B> weights() {
-    WeightSlots<T, B> out = embedding_.weights("model.embed_tokens.");
-    for (std::size_t layer = 0; layer < blocks_.size(); ++layer)
-      detail::append_parameters(out,
-                                blocks_[layer].weights(detail::text("model.layers.", layer, ".")));
-    if (head_) detail::append_parameters(out, head_->weights("lm_head."));
-    return out;
-  }
+  WeightSlots<T, B> weights();
   /// Packs the matrices of the projections, for a model that only runs: views of them taken before
   /// end here, and the next parameters() brings their elements back. The embedding table stays: its
   /// rows are looked up. A second call packs nothing.
@@ -232,88 +199,18 @@ class Transformer {
   const auto& block(index_t layer) const { return blocks_.at(static_cast<std::size_t>(layer)); }
 
  private:
-  static ModelConfig checked(ModelConfig config) {
-    const auto positive = [](const char* name, index_t value) {
-      if (value < 1)
-        throw ShapeError(
-            detail::text("transformer: ", name, " is ", value, ", expected at least 1"));
-    };
-    positive("vocab_size", config.vocab_size);
-    positive("d_model", config.d_model);
-    positive("layers", config.layers);
-    positive("ffn_dim", config.ffn_dim);
-    positive("heads", config.heads);
-    if (config.kv_heads == 0) config.kv_heads = config.heads;
-    if (config.head_dim == 0) config.head_dim = config.d_model / config.heads;
-    if (config.layer_types.empty())
-      config.layer_types.resize(static_cast<std::size_t>(config.layers));
-    if (static_cast<index_t>(config.layer_types.size()) != config.layers)
-      throw ShapeError(detail::text("transformer: layer_types is [", config.layer_types.size(),
-                                    "], expected [", config.layers, "] = [layers]"));
-    return config;
-  }
+  static ModelConfig checked(ModelConfig config);
 
   template <class C>
   void run(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids, C* cache,
-           const Call& call) const {
-    const index_t batch = ids.extent(0), seq = ids.extent(1);
-    detail::check_shape("transformer", "h", h.shape(), Shape{batch, seq, config_.d_model},
-                        "[batch, seq, d_model]");
-    if (seq == 0 || batch == 0) return;
-    if (cache != nullptr && call.document_ids)
-      throw ValueError(
-          "transformer: document_ids are given, expected none beside a cache: it holds one "
-          "sequence a row");
-    for (const auto& [name, view] :
-         {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask),
-          std::pair("document_ids", call.document_ids)})
-      if (view) detail::check_shape("transformer", name, view.shape(), ids.shape(), "[batch, seq]");
-    Scratch<B> scratch(backend_);
-    embedding_.forward(h, on_backend(ids, scratch));
-    if (call.observe != nullptr) call.observe(call.observe_context, -1, h);
-
-    AttentionCall<T, B> attention_call;
-    attention_call.positions = call.positions;
-    attention_call.key_mask = call.key_mask;
-    attention_call.document_ids = call.document_ids;
-    // Layers turn by one of two ropes: the angles of each are computed once.
-    AttentionContext<T, B> contexts[2];
-    if (cache == nullptr) make_contexts(contexts, scratch, batch, seq, attention_call);
-    for (index_t layer = 0; layer < config_.layers; ++layer) {
-      const auto& block = blocks_[static_cast<std::size_t>(layer)];
-      AttentionContext<T, B>& context = contexts[rope_of(layer)];
-      if (cache != nullptr && !context.angles.cos)
-        context.angles = block.attention().angles(scratch, batch, seq, call.positions,
-                                                  cache->offsets(), cache->rope_length(seq));
-      attention_call.angles = context.angles;
-      attention_call.cu_seqlens = context.cu_seqlens;
-      if (cache != nullptr) {
-        attention_call.layer = cache->index_in_group(layer);
-        cache->visit(layer, [&](auto& part) { block.forward(h, part, attention_call); });
-      } else {
-        NoCache none;
-        block.forward(h, none, attention_call);
-      }
-      if (call.observe != nullptr) call.observe(call.observe_context, layer, h);
-    }
-    const auto rows = h.reshape(Shape{batch * seq, config_.d_model});
-    norm_.forward(rows, rows);
-  }
+           const Call& call) const;
 
   std::size_t rope_of(index_t layer) const {
     return config_.layer_types[static_cast<std::size_t>(layer)].local_rope ? 1 : 0;
   }
   /// What a call without a cache means to the layers, for each of the two ropes.
   void make_contexts(AttentionContext<T, B> (&contexts)[2], Scratch<B>& scratch, index_t batch,
-                     index_t seq, const AttentionCall<T, B>& call) const {
-    bool made[2] = {false, false};
-    for (index_t layer = 0; layer < config_.layers; ++layer)
-      if (const std::size_t kind = rope_of(layer); !made[kind]) {
-        const auto& attention = blocks_[static_cast<std::size_t>(layer)].attention();
-        contexts[kind] = attention.context(scratch, batch, seq, call);
-        made[kind] = true;
-      }
-  }
+                     index_t seq, const AttentionCall<T, B>& call) const;
 
   /// ids live on the host; the table where the model is.
   TensorView<const std::int32_t, 2, B> on_backend(TensorView<const std::int32_t, 2> ids,
@@ -329,15 +226,7 @@ class Transformer {
   }
 
   Tensor<T, 3, B> all_logits(TensorView<const std::int32_t, 2> ids, Cache* cache,
-                             const Call& call) const {
-    const index_t batch = ids.extent(0), seq = ids.extent(1);
-    auto out = Tensor<T, 3, B>::uninitialized(Shape{batch, seq, config_.vocab_size}, backend_);
-    auto h = Tensor<T, 3, B>::uninitialized(Shape{batch, seq, config_.d_model}, backend_);
-    run(h, ids, cache, call);
-    logits(out.reshape(Shape{batch * seq, config_.vocab_size}),
-           h.reshape(Shape{batch * seq, config_.d_model}));
-    return out;
-  }
+                             const Call& call) const;
 
   // ---- training: nn/training.hpp ----
 
@@ -354,6 +243,148 @@ class Transformer {
   Norm<T, B> norm_;
   std::optional<Linear<T, B>> head_;
 };
+
+// Outside of the class, because functions in it are inline, and those are compiled again by everyone
+// who sees them, `extern template` (cpu/instances/transformer.hpp) or not.
+
+template <class T, class B>
+Transformer<T, B>::Transformer(ModelConfig config, B backend, WeightStorage storage)
+    : config_(checked(std::move(config))),
+      backend_(backend),
+      embedding_(config_.vocab_size, config_.d_model, config_.embedding_scale, backend, storage),
+      norm_(config_.d_model,
+            {.kind = config_.norm, .eps = config_.norm_eps, .plus_one = config_.norm_plus_one},
+            backend) {
+  blocks_.reserve(static_cast<std::size_t>(config_.layers));
+  for (index_t layer = 0; layer < config_.layers; ++layer)
+    blocks_.emplace_back(config_, layer, backend, storage);
+  if (!config_.tie_embeddings)
+    head_.emplace(config_.d_model, config_.vocab_size, false, backend, storage);
+}
+
+template <class T, class B>
+void Transformer<T, B>::initialize(Philox& random, double stddev) {
+  const double residual = stddev / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  embedding_.initialize(random, stddev);
+  for (auto& block : blocks_) block.initialize(random, stddev, residual);
+  norm_.initialize();
+  if (head_) head_->initialize(random, stddev);
+}
+
+template <class T, class B>
+Parameters<T, B> Transformer<T, B>::parameters() {
+  Parameters<T, B> out = embedding_.parameters("model.embed_tokens.");
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer)
+    detail::append_parameters(out,
+                              blocks_[layer].parameters(detail::text("model.layers.", layer, ".")));
+  detail::append_parameters(out, norm_.parameters("model.norm."));
+  if (head_) detail::append_parameters(out, head_->parameters("lm_head."));
+  return out;
+}
+
+template <class T, class B>
+WeightSlots<T, B> Transformer<T, B>::weights() {
+  WeightSlots<T, B> out = embedding_.weights("model.embed_tokens.");
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer)
+    detail::append_parameters(out,
+                              blocks_[layer].weights(detail::text("model.layers.", layer, ".")));
+  if (head_) detail::append_parameters(out, head_->weights("lm_head."));
+  return out;
+}
+
+template <class T, class B>
+ModelConfig Transformer<T, B>::checked(ModelConfig config) {
+  const auto positive = [](const char* name, index_t value) {
+    if (value < 1)
+      throw ShapeError(detail::text("transformer: ", name, " is ", value, ", expected at least 1"));
+  };
+  positive("vocab_size", config.vocab_size);
+  positive("d_model", config.d_model);
+  positive("layers", config.layers);
+  positive("ffn_dim", config.ffn_dim);
+  positive("heads", config.heads);
+  if (config.kv_heads == 0) config.kv_heads = config.heads;
+  if (config.head_dim == 0) config.head_dim = config.d_model / config.heads;
+  if (config.layer_types.empty())
+    config.layer_types.resize(static_cast<std::size_t>(config.layers));
+  if (static_cast<index_t>(config.layer_types.size()) != config.layers)
+    throw ShapeError(detail::text("transformer: layer_types is [", config.layer_types.size(),
+                                  "], expected [", config.layers, "] = [layers]"));
+  return config;
+}
+
+template <class T, class B>
+template <class C>
+void Transformer<T, B>::run(TensorView<T, 3, B> h, TensorView<const std::int32_t, 2> ids, C* cache,
+                            const Call& call) const {
+  const index_t batch = ids.extent(0), seq = ids.extent(1);
+  detail::check_shape("transformer", "h", h.shape(), Shape{batch, seq, config_.d_model},
+                      "[batch, seq, d_model]");
+  if (seq == 0 || batch == 0) return;
+  if (cache != nullptr && call.document_ids)
+    throw ValueError(
+        "transformer: document_ids are given, expected none beside a cache: it holds one "
+        "sequence a row");
+  for (const auto& [name, view] :
+       {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask),
+        std::pair("document_ids", call.document_ids)})
+    if (view) detail::check_shape("transformer", name, view.shape(), ids.shape(), "[batch, seq]");
+  Scratch<B> scratch(backend_);
+  embedding_.forward(h, on_backend(ids, scratch));
+  if (call.observe != nullptr) call.observe(call.observe_context, -1, h);
+
+  AttentionCall<T, B> attention_call;
+  attention_call.positions = call.positions;
+  attention_call.key_mask = call.key_mask;
+  attention_call.document_ids = call.document_ids;
+  // Layers turn by one of two ropes: the angles of each are computed once.
+  AttentionContext<T, B> contexts[2];
+  if (cache == nullptr) make_contexts(contexts, scratch, batch, seq, attention_call);
+  for (index_t layer = 0; layer < config_.layers; ++layer) {
+    const auto& block = blocks_[static_cast<std::size_t>(layer)];
+    AttentionContext<T, B>& context = contexts[rope_of(layer)];
+    if (cache != nullptr && !context.angles.cos)
+      context.angles = block.attention().angles(scratch, batch, seq, call.positions,
+                                                cache->offsets(), cache->rope_length(seq));
+    attention_call.angles = context.angles;
+    attention_call.cu_seqlens = context.cu_seqlens;
+    if (cache != nullptr) {
+      attention_call.layer = cache->index_in_group(layer);
+      cache->visit(layer, [&](auto& part) { block.forward(h, part, attention_call); });
+    } else {
+      NoCache none;
+      block.forward(h, none, attention_call);
+    }
+    if (call.observe != nullptr) call.observe(call.observe_context, layer, h);
+  }
+  const auto rows = h.reshape(Shape{batch * seq, config_.d_model});
+  norm_.forward(rows, rows);
+}
+
+template <class T, class B>
+void Transformer<T, B>::make_contexts(AttentionContext<T, B> (&contexts)[2], Scratch<B>& scratch,
+                                      index_t batch, index_t seq,
+                                      const AttentionCall<T, B>& call) const {
+  bool made[2] = {false, false};
+  for (index_t layer = 0; layer < config_.layers; ++layer)
+    if (const std::size_t kind = rope_of(layer); !made[kind]) {
+      const auto& attention = blocks_[static_cast<std::size_t>(layer)].attention();
+      contexts[kind] = attention.context(scratch, batch, seq, call);
+      made[kind] = true;
+    }
+}
+
+template <class T, class B>
+Tensor<T, 3, B> Transformer<T, B>::all_logits(TensorView<const std::int32_t, 2> ids, Cache* cache,
+                                              const Call& call) const {
+  const index_t batch = ids.extent(0), seq = ids.extent(1);
+  auto out = Tensor<T, 3, B>::uninitialized(Shape{batch, seq, config_.vocab_size}, backend_);
+  auto h = Tensor<T, 3, B>::uninitialized(Shape{batch, seq, config_.d_model}, backend_);
+  run(h, ids, cache, call);
+  logits(out.reshape(Shape{batch * seq, config_.vocab_size}),
+         h.reshape(Shape{batch * seq, config_.d_model}));
+  return out;
+}
 
 }  // namespace rapt::nn
 

@@ -2,4 +2,6 @@
 
 namespace rapt::nn {
 template class Transformer<half, Cpu>;
+template void Transformer<half, Cpu>::run(TensorView<half, 3>, TensorView<const std::int32_t, 2>,
+                                          TransformerCache<half, Cpu>*, const Call&) const;
 }  // namespace rapt::nn
