@@ -244,8 +244,8 @@ class Transformer {
   std::optional<Linear<T, B>> head_;
 };
 
-// Outside of the class, because functions in it are inline, and those are compiled again by everyone
-// who sees them, `extern template` (cpu/instances/transformer.hpp) or not.
+// Outside of the class, because functions in it are inline, and whoever sees those compiles them
+// again, `extern template` (cpu/instances/transformer.hpp) or not.
 
 template <class T, class B>
 Transformer<T, B>::Transformer(ModelConfig config, B backend, WeightStorage storage)
