@@ -278,7 +278,8 @@ template <int kRows, int kKeys, class Row, class A, class T>
 ///   q   row 0, dims t.. | row 1, dims t.. | row 2, dims t.. | row 3, dims t..
 ///   k   key j, dims t.. | the same        | the same        | the same
 ///
-/// (AVX2: two rows a vector, two vectors.) kKeys keys share a load of q.
+/// (AVX2: two rows a vector, two vectors.) kKeys keys share a load of q: left to choose, g++ reads q
+/// again for each of them, and loads bound the loop.
 template <int kKeys, class Row, class A, class T>
 [[gnu::noinline]] void dot_quads(A* s, index_t s_step, const typename Row::Factor* quads,
                                  const DecodeKeys<T>& keys, index_t dim, TilePrefetch& next) {
@@ -304,7 +305,7 @@ template <int kKeys, class Row, class A, class T>
       for (int i = 0; i < kKeys; ++i) {
         const Q k = load(i);
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) acc[v][i] = fma(q[v], k, acc[v][i]);
+        for (int v = 0; v < kVectors; ++v) acc[v][i] = fma_in_place(q[v], k, acc[v][i]);
       }
     };
     index_t t = 0;
