@@ -278,8 +278,8 @@ template <int kRows, int kKeys, class Row, class A, class T>
 ///   q   row 0, dims t.. | row 1, dims t.. | row 2, dims t.. | row 3, dims t..
 ///   k   key j, dims t.. | the same        | the same        | the same
 ///
-/// (AVX2: two rows a vector, two vectors.) kKeys keys share a load of q: left to choose, g++ reads q
-/// again for each of them, and loads bound the loop.
+/// (AVX2: two rows a vector, two vectors.) kKeys keys share a load of q. Left to choose, g++ reads
+/// it again for each of them, and loads bound the loop: fma_in_place.
 template <int kKeys, class Row, class A, class T>
 [[gnu::noinline]] void dot_quads(A* s, index_t s_step, const typename Row::Factor* quads,
                                  const DecodeKeys<T>& keys, index_t dim, TilePrefetch& next) {
