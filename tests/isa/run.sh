@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # The CPU's kernels for processors that this machine's own build is not for: each instruction set
 # compiles the tests of the kernels, and runs them where this processor has it, or an emulator does.
-# The set that the build itself is made of is left to it, where all tests run at -O2. Here what runs
-# is compiled at -O1, which unrolls as -O2 does in two thirds of its time, and what cannot run at
-# -Og, which is enough to meet every instruction.
+# What runs is compiled at -O1, which unrolls as -O2 does in two thirds of its time, and what cannot
+# run at -Og, which is enough to meet every instruction.
 #
 #   portable      -march=x86-64       SSE2, no vectors of our own
 #   avx2          -march=x86-64-v3
@@ -12,8 +11,9 @@
 #                 own build leaves alone (core/config.hpp); where it has none, the headers compile
 #   neon          aarch64, by a cross compiler, under qemu's user mode
 #
-#   tests/isa/run.sh [COMPILER]       RAPT_JOBS compilers at once
+#   tests/isa/run.sh [COMPILER] [--native]       RAPT_JOBS compilers at once
 #
+# --native: a build for this machine's processor runs these tests at -O2; its set is left to it.
 # A set that cannot be run is compiled; NEON is left out where there is no cross compiler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -69,7 +69,8 @@ run_jobs() {
 }
 : >"$scratch/jobs"
 
-own=$(printf '#include "rapt/core/config.hpp"\nRAPT_SIMD\n' |
+own=
+[ "${2-}" != --native ] || own=$(printf '#include "rapt/core/config.hpp"\nRAPT_SIMD\n' |
   $compiler -std=c++20 -march=native -I include -x c++ -E -P - 2>/dev/null | tail -1 || true)
 sets=()
 if [ "$(uname -m)" = x86_64 ]; then

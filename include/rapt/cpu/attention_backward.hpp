@@ -17,12 +17,14 @@
 // their own, which are added in order at the end. So a result does not depend on the number of
 // threads.
 //
+// S, P, L, D and the products: cpu/attention_backward_unit.hpp.
+//
 // With a sink z the weights are P = w exp(s - L0), L0 the logsumexp without it and w = exp(L0 - L):
 // w joins dO, and the sink needs nothing else in the tiles. A gradient dL0 of L0 joins D:
 //
 //   dZ = exp(s - L0) (w dP - D'),    D' = w (D - dL) - dL0
 //
-// Sources: Dao 2023, arXiv:2307.08691, algorithm 2.
+// Source: Dao 2023, arXiv:2307.08691, algorithm 2.
 #pragma once
 
 #include <algorithm>
