@@ -251,6 +251,35 @@ TEST(QuantizedMatmul, MatchesPlainLoopsOverTheSameCodesExactly) {
       }
 }
 
+// The largest codes on both sides, with one sign or with any: no sum on the way may saturate.
+TEST(QuantizedMatmul, TheLargestCodesAreMultipliedExactly) {
+  constexpr index_t kColumns = 512, kRows = 19;
+  for (const BlockFormat format : kAll)
+    for (const bool alternate : {false, true})
+      for (const index_t m : {1, 2, 4, 6, 12, 25}) {
+        SCOPED_TRACE(name_of(format) + (alternate ? " alternating m " : " m ") + std::to_string(m));
+        const int top = (1 << block_format(format).bits) - 1;
+        UnpackedBlock block{};
+        for (std::uint8_t& code : block.codes) code = static_cast<std::uint8_t>(top);
+        block.d = half(1.f);
+        block.s = block.t = 1;
+        QuantizedMatrix w(kColumns);
+        w.append(format, kRows, [&](index_t, index_t) { return block; });
+        Tensor<float, 2> x(Shape{m, kColumns}), y(Shape{m, kRows});
+        for (index_t i = 0; i < m; ++i)
+          for (index_t l = 0; l < kColumns; ++l)
+            x(i, l) = i % 2 == 0 || (alternate && l % 32 > 3) ? 127.f : -127.f;
+        quantized_matmul(y, x, w);
+        const BlockFormatInfo& info = block_format(format);
+        const float weight = static_cast<float>(info.has_min ? top : top - (top + 1) / 2);
+        for (index_t i = 0; i < m; ++i) {
+          float codes = 0;
+          for (index_t l = 0; l < kColumns; ++l) codes += x(i, l);
+          for (index_t j = 0; j < kRows; ++j) ASSERT_EQ(y(i, j), weight * codes) << i << ", " << j;
+        }
+      }
+}
+
 template <class T>
 struct QuantizedProduct : testing::Test {};
 using Elements = testing::Types<float, double, half, bfloat16>;

@@ -12,13 +12,17 @@
 //
 //                     rows of w: 16 lanes                 per block of 32 columns
 //                  +---------------------+
-//   x row 0   C a  | s0 s0 s0 ...     s0 |                8 quads of codes, unpacked once, stay in
-//   x row 1   C a  | s1 s1 s1 ...     s1 |                registers for all rows of x; 4 codes of
-//   ...            |                     |                x broadcast from memory: 8 dot products,
-//                  +---------------------+                one conversion, two fused multiply-adds
+//   x row 0   C a  | s0 s0 s0 ...     s0 |                quad by quad: unpacked once for all rows
+//   x row 1   C a  | s1 s1 s1 ...     s1 |                of x; 4 codes of x broadcast from memory,
+//   ...            |                     |                a dot product for each register of w;
+//                  +---------------------+                then one conversion, two multiply-adds
 //
-// A task multiplies a few panels, which stay in the first-level cache, with all rows of x. One row
-// of x (a decode step) reads each byte of w once, in order: it is bound by memory.
+// Where dot products come as sums of pairs in 16 bits (AVX2), these are added in 16 bits for as many
+// quads as cannot overflow, 8 of 4 bits, and widened once.
+//
+// A task multiplies some panels, which stay in the second-level cache, with all rows of x, tile by
+// tile. The first tile brings them from memory, and fetches ahead: it reads each byte of w once, in
+// order. Up to kTileRows[0] rows of x (a decode step of some sequences) are bound by that.
 //
 // The codes of x are kept tile by tile as the kernel reads them, for each block
 //   [8 quads][kRows][4] codes   [kRows] a   [3][kRows] C of columns 0..15, of 16..31, of both
@@ -37,14 +41,19 @@ inline namespace RAPT_SIMD {
 
 // ---- rows of x as codes ----
 
-/// Rows of x in a tile, largest first: what is left takes the next smaller. A row gives the same
-/// result in each of them.
-inline constexpr int kTileRows[] = {Vec<float>::kRegisters == 32 ? 12 : 4, 4, 1};
+/// Rows of x in a tile, largest first. A row gives the same result in each of them.
+inline constexpr int kTileRows[] = {Vec<float>::kRegisters == 32 ? 12 : 6, 4, 2, 1};
 
-inline index_t tile_rows(index_t rows_left) {
-  for (const int rows : kTileRows)
-    if (rows <= rows_left) return rows;
-  return 1;
+/// Where tile t of m rows begins: as many tiles of the largest kind as fit come first, then those
+/// of the next smaller. m, where there is no tile t.
+inline index_t tile_begin(index_t m, index_t t) {
+  index_t begin = 0;
+  for (const int rows : kTileRows) {
+    const index_t tiles = std::min(t, (m - begin) / rows);
+    begin += tiles * rows;
+    t -= tiles;
+  }
+  return begin;
 }
 
 /// Bytes that a row of x takes in its tile.
@@ -102,58 +111,146 @@ inline void code_row(std::uint8_t* tile, index_t rows, index_t r, const float* x
 
 // ---- one panel ----
 
-/// The eight quads of a block, unsigned, for one register's worth of rows.
-template <int kBits>
-[[gnu::always_inline]] inline void unpack_quads(Quads (&w)[8], const std::uint8_t* planes) {
-  if constexpr (kBits == 8) {
-#pragma GCC unroll 8
-    for (int q = 0; q < 8; ++q) w[q] = Quads::load(planes + q * PanelLayout::kPlane);
+/// Bits of each byte moved from `kFrom` up or down to `kTo`; what comes from its neighbour is to be
+/// masked away.
+template <int kFrom, int kTo>
+[[gnu::always_inline]] inline Quads moved(Quads a) {
+  if constexpr (kFrom > kTo)
+    return a.right<kFrom - kTo>();
+  else if constexpr (kFrom < kTo)
+    return a.left<kTo - kFrom>();
+  else
+    return a;
+}
+
+/// Quad `kQuad` of a block, unsigned, for one register's worth of rows, or one of the digits that
+/// its codes are multiplied in.
+template <int kBits, int kQuad, int kDigit>
+[[gnu::always_inline]] inline Quads unpack_quad(const std::uint8_t* planes) {
+  const auto plane = [&](int n) { return Quads::load(planes + n * PanelLayout::kPlane); };
+  const Quads nibble = Quads::bytes(0x0f);
+  if constexpr (kBits == 8 && digits(8) == 1) {
+    return plane(kQuad);
+  } else if constexpr (kBits == 8) {
+    return moved<4 * kDigit, 0>(plane(kQuad)) & nibble;
   } else {
-    const Quads nibble = Quads::bytes(0x0f);
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) {
-      const Quads plane = Quads::load(planes + q * PanelLayout::kPlane);
-      w[q] = plane & nibble;
-      w[q + 4] = plane.template right<4>() & nibble;
-    }
-    if constexpr (kBits == 5) {
-      const Quads fifth = Quads::load(planes + 4 * PanelLayout::kPlane), bit = Quads::bytes(0x10);
-      w[0] = w[0] | (fifth.template left<4>() & bit);
-      w[1] = w[1] | (fifth.template left<3>() & bit);
-      w[2] = w[2] | (fifth.template left<2>() & bit);
-      w[3] = w[3] | (fifth.template left<1>() & bit);
-      w[4] = w[4] | (fifth & bit);
-      w[5] = w[5] | (fifth.template right<1>() & bit);
-      w[6] = w[6] | (fifth.template right<2>() & bit);
-      w[7] = w[7] | (fifth.template right<3>() & bit);
-    }
-    if constexpr (kBits == 6) {
-      const Quads pair = Quads::bytes(0x30);
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        const Quads upper = Quads::load(planes + (4 + h) * PanelLayout::kPlane);
-        w[4 * h] = w[4 * h] | (upper.template left<4>() & pair);
-        w[4 * h + 1] = w[4 * h + 1] | (upper.template left<2>() & pair);
-        w[4 * h + 2] = w[4 * h + 2] | (upper & pair);
-        w[4 * h + 3] = w[4 * h + 3] | (upper.template right<2>() & pair);
-      }
-    }
+    const Quads lower = moved<kQuad / 4 * 4, 0>(plane(kQuad % 4)) & nibble;
+    if constexpr (kBits == 5)
+      return lower | (moved<kQuad, 4>(plane(4)) & Quads::bytes(0x10));
+    else if constexpr (kBits == 6)
+      return lower | (moved<kQuad % 4 * 2, 4>(plane(4 + kQuad / 4)) & Quads::bytes(0x30));
+    else
+      return lower;
   }
 }
 
-/// sums[r][j] = sum over l of x[r, l] w[j, l] for the 16 rows j of a panel.
+/// One block of a panel and kRows rows of x. kTogether registers of w are multiplied at once.
+template <BlockFormat kFormat, int kRows>
+struct PanelTile {
+  using V = Vec<float>;
+  static constexpr BlockFormatInfo kInfo = block_format(kFormat);
+  static constexpr int kLanes = V::kLanes, kAll = PanelLayout::kRows, kGroups = kAll / kLanes;
+  // As many as leave room in the registers for their sums: these share a broadcast of x.
+  static constexpr int kTogether = kRows <= 3 && kGroups % 4 == 0   ? 4
+                                   : kRows <= 6 && kGroups % 2 == 0 ? 2
+                                                                    : 1;
+  static constexpr int kHalves = 32 / kInfo.columns_of_d, kQuads = 8 / kHalves;
+
+  /// total[h][g][r] = sum over the columns l of half h of q[g, l] c[r, l].
+  [[gnu::always_inline]] static void dots(Quads (&total)[kHalves][kTogether][kRows],
+                                          const std::uint8_t* planes, const std::uint8_t* x) {
+    constexpr int kDigits = digits(kInfo.bits);
+    constexpr int kSpan = std::min(kQuads, narrow_quads(kInfo.bits));
+    unrolled<8 / kSpan * kDigits>([&](auto pass) __attribute__((always_inline)) {
+      constexpr int kDigit = pass % kDigits, kBegin = pass / kDigits * kSpan;
+      constexpr bool kFirst = kBegin % kQuads == 0 && kDigit == 0;
+      Quads narrow[kTogether][kRows];
+      unrolled<kSpan>([&](auto q) __attribute__((always_inline)) {
+        constexpr int kQuad = kBegin + q;
+        Quads w[kTogether];
+#pragma GCC unroll 4
+        for (int g = 0; g < kTogether; ++g)
+          w[g] = unpack_quad<kInfo.bits, kQuad, kDigit>(planes + 4 * kLanes * g);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const Quads codes = Quads::broadcast(x + 4 * (kQuad * kRows + r));
+#pragma GCC unroll 4
+          for (int g = 0; g < kTogether; ++g)
+            narrow[g][r] = q == 0 ? narrow_dot<kInfo.bits>(w[g], codes)
+                                  : narrow_dot<kInfo.bits>(narrow[g][r], w[g], codes);
+        }
+      });
+#pragma GCC unroll 4
+      for (int g = 0; g < kTogether; ++g)
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const Quads sum = widen<kDigit>(narrow[g][r]);
+          Quads& to = total[kBegin / kQuads][g][r];
+          to = kFirst ? sum : add(to, sum);
+        }
+    });
+  }
+
+  /// d[h][g] and m[h][g], from row `lane` of the panel on.
+  [[gnu::always_inline]] static void affine(V (&d)[kHalves][kTogether], V (&m)[kHalves][kTogether],
+                                            const std::uint8_t* halfs, const std::uint8_t* scales,
+                                            int lane) {
+    constexpr float kZero = static_cast<float>(1 << (kInfo.bits - 1));
+    const auto* steps = reinterpret_cast<const half*>(halfs);
+#pragma GCC unroll 4
+    for (int g = 0; g < kTogether; ++g, lane += kLanes)
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) {
+        V scale = V::load(steps + lane), zero = V::zero();
+        if constexpr (kInfo.columns_of_d == 16)
+          scale = scale * signed_lanes(scales + kAll * h + lane);
+        else if constexpr (kInfo.super)
+          scale = scale * unsigned_lanes(scales + lane);
+        d[h][g] = scale;
+        if constexpr (!kInfo.has_min)
+          m[h][g] = scale * V::broadcast(-kZero);
+        else if constexpr (kInfo.super)
+          m[h][g] = zero - V::load(steps + kAll + lane) * unsigned_lanes(scales + kAll + lane);
+        else
+          m[h][g] = V::load(steps + kAll + lane);
+      }
+  }
+
+  /// out[g][r] += sum over h of d[h][g] a[r] total[h][g][r] + m[h][g] C[h][r].
+  [[gnu::always_inline]] static void scale(V (*out)[kRows],
+                                           const Quads (&total)[kHalves][kTogether][kRows],
+                                           const V (&d)[kHalves][kTogether],
+                                           const V (&m)[kHalves][kTogether], const float* steps) {
+    constexpr int kSums = kHalves == 1 ? 3 : 1;  // C of all columns, or of each half
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const V step = V::broadcast(steps[r]);
+#pragma GCC unroll 4
+      for (int g = 0; g < kTogether; ++g) {
+        V sum = out[g][r];
+#pragma GCC unroll 2
+        for (int h = 0; h < kHalves; ++h) sum = fma(to_float(total[h][g][r]), d[h][g] * step, sum);
+#pragma GCC unroll 2
+        for (int h = 0; h < kHalves; ++h)
+          sum = fma(m[h][g], V::broadcast(steps[(kSums + h) * kRows + r]), sum);
+        out[g][r] = sum;
+      }
+    }
+  }
+};
+
+/// sums[r][j] = sum over l of x[r, l] w[j, l] for the 16 rows j of a panel, which another tile has
+/// not read before (from_memory) or has.
 template <BlockFormat kFormat, int kRows>
 void multiply_panel(float* sums, const std::uint8_t* panel, const PanelLayout& layout,
-                    const std::uint8_t* x) {
+                    const std::uint8_t* x, bool from_memory) {
+  using Tile = PanelTile<kFormat, kRows>;
   using V = Vec<float>;
-  constexpr BlockFormatInfo kInfo = block_format(kFormat);
-  constexpr int kGroups = PanelLayout::kRows / V::kLanes;
-  constexpr float kZero = static_cast<float>(1 << (kInfo.bits - 1));
-  V out[kRows][kGroups];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
+  V out[Tile::kGroups][kRows];
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) out[r][g] = V::zero();
+  for (int g = 0; g < Tile::kGroups; ++g)
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) out[g][r] = V::zero();
 
   const index_t blocks = layout.blocks();
   const std::uint8_t* planes = panel;
@@ -161,59 +258,18 @@ void multiply_panel(float* sums, const std::uint8_t* panel, const PanelLayout& l
   const std::uint8_t* ahead = panel + layout.bytes();
   for (index_t b = 0; b < blocks; ++b) {
     const std::uint8_t* scales = panel + layout.scales(b);
-    const std::uint8_t* halfs = kInfo.super ? panel + layout.super_scales(b) : scales;
-    if constexpr (kRows ==
-                  1)  // one pass over w: fetch what lies a panel ahead, in the order of memory
+    const std::uint8_t* halfs = Tile::kInfo.super ? panel + layout.super_scales(b) : scales;
+    if (from_memory)  // fetch what lies a panel ahead, in the order of memory
       for (index_t line = 0; line < ahead_bytes; line += 64) __builtin_prefetch(ahead + line);
     ahead += ahead_bytes;
     const float* steps = reinterpret_cast<const float*>(x + PanelLayout::kColumns * kRows);
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) {
-      constexpr int kLanes = V::kLanes, kAll = PanelLayout::kRows;
-      Quads w[8];
-      unpack_quads<kInfo.bits>(w, planes + 4 * kLanes * g);
-      V d = V::load(reinterpret_cast<const half*>(halfs) + kLanes * g), m = V::zero(), d16 = d;
-      if constexpr (kInfo.columns_of_d == 16) {
-        d16 = d * signed_lanes(scales + kAll + kLanes * g);
-        d = d * signed_lanes(scales + kLanes * g);
-      } else if constexpr (kInfo.super) {
-        m = V::load(reinterpret_cast<const half*>(halfs) + kAll + kLanes * g);
-        m = V::zero() - m * unsigned_lanes(scales + kAll + kLanes * g);
-        d = d * unsigned_lanes(scales + kLanes * g);
-      } else if constexpr (kInfo.has_min) {
-        m = V::load(reinterpret_cast<const half*>(halfs) + kAll + kLanes * g);
-      } else {
-        m = d * V::broadcast(-kZero);
-      }
-      const auto dot_quad = [&](Quads s, int quad, int r) {
-        const Quads codes = Quads::broadcast(x + 4 * (quad * kRows + r));
-        if constexpr (kInfo.bits == 8)
-          return dot_wide(s, w[quad], codes);
-        else
-          return dot(s, w[quad], codes);
-      };
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        Quads lower = Quads::zero();
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) lower = dot_quad(lower, q, r);
-        V& sum = out[r][g];
-        const V step = V::broadcast(steps[r]);
-        if constexpr (kInfo.columns_of_d == 16) {
-          Quads upper = Quads::zero();
-#pragma GCC unroll 4
-          for (int q = 4; q < 8; ++q) upper = dot_quad(upper, q, r);
-          sum = fma(to_float(lower), d * step, sum);
-          sum = fma(to_float(upper), d16 * step, sum);
-          sum = fma(d * V::broadcast(-kZero), V::broadcast(steps[kRows + r]), sum);
-          sum = fma(d16 * V::broadcast(-kZero), V::broadcast(steps[2 * kRows + r]), sum);
-        } else {
-#pragma GCC unroll 4
-          for (int q = 4; q < 8; ++q) lower = dot_quad(lower, q, r);
-          sum = fma(to_float(lower), d * step, sum);
-          sum = fma(m, V::broadcast(steps[3 * kRows + r]), sum);
-        }
-      }
+    for (int first = 0; first < Tile::kGroups; first += Tile::kTogether) {
+      Quads total[Tile::kHalves][Tile::kTogether][kRows];
+      Tile::dots(total, planes + 4 * V::kLanes * first, x);
+      V d[Tile::kHalves][Tile::kTogether], m[Tile::kHalves][Tile::kTogether];
+      Tile::affine(d, m, halfs, scales, V::kLanes * first);
+      Tile::scale(out + first, total, d, m, steps);
     }
     planes += layout.block_bytes;
     x += coded_row_bytes(PanelLayout::kColumns) * kRows;
@@ -221,12 +277,12 @@ void multiply_panel(float* sums, const std::uint8_t* panel, const PanelLayout& l
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g)
-      out[r][g].store(sums + r * PanelLayout::kRows + g * V::kLanes);
+    for (int g = 0; g < Tile::kGroups; ++g)
+      out[g][r].store(sums + r * PanelLayout::kRows + g * V::kLanes);
 }
 
 using PanelKernel = void (*)(float* sums, const std::uint8_t* panel, const PanelLayout& layout,
-                             const std::uint8_t* x);
+                             const std::uint8_t* x, bool from_memory);
 
 /// The kernel of a format for a tile of `rows` rows of x, one of kTileRows.
 template <int kTile = 0>
@@ -297,17 +353,10 @@ void quantized_product(TensorView<T, 2> out, TensorView<const T, 2> x, const Qua
   Scratch<Cpu> scratch;
   const index_t row_bytes = coded_row_bytes(k);
   std::uint8_t* coded = scratch.template tensor<std::uint8_t>(Shape{m * row_bytes}).data();
-  // Tiles of x: as many of the largest as fit, then the smaller ones.
-  const index_t large = m / kTileRows[0], rest = large * kTileRows[0];
-  const index_t medium = (m - rest) / kTileRows[1], small = m - rest - medium * kTileRows[1];
-  const index_t tiles = large + medium + small;
-  const auto tile_begin = [&](index_t t) {
-    if (t <= large) return t * kTileRows[0];
-    if (t <= large + medium) return rest + (t - large) * kTileRows[1];
-    return m - (tiles - t);
-  };
+  index_t tiles = 0;
+  while (tile_begin(m, tiles) < m) ++tiles;
   parallel_for(tiles, [&](index_t t) {
-    const index_t begin = tile_begin(t), rows = tile_begin(t + 1) - begin;
+    const index_t begin = tile_begin(m, t), rows = tile_begin(m, t + 1) - begin;
     Scratch<Cpu> own;
     float* widened = own.template tensor<float>(Shape{k}).data();
     for (index_t r = 0; r < rows; ++r) {
@@ -323,24 +372,26 @@ void quantized_product(TensorView<T, 2> out, TensorView<const T, 2> x, const Qua
     }
   });
 
-  // A task: panels of about 16 KiB of codes, so that they and a tile of x share the first-level
-  // cache. Of one tile, for which nothing is read again, a task for each thread: memory is read
+  // A task: panels of about 64 KiB, which the second-level cache holds while the tiles of x go by. Of
+  // one tile, for which nothing is read again, a task for each thread: memory is read
   // best in long runs, beyond whose ends the processor fetches in vain.
   index_t panels = 0;
   for (const auto& part : w.parts()) panels += part.panel_count();
   const index_t threads = num_threads();
-  const index_t wanted = tiles == 1 ? (panels + threads - 1) / threads : 16384 / (k * 10);
+  const index_t wanted = tiles == 1 ? (panels + threads - 1) / threads : 65536 / (k * 10);
   const index_t step = std::max<index_t>(1, wanted);
   parallel_for((panels + step - 1) / step, [&](index_t task) {
     alignas(64) float sums[kTileRows[0] * PanelLayout::kRows];
     for (index_t t = 0; t < tiles; ++t) {
-      const index_t i = tile_begin(t), rows = tile_begin(t + 1) - i;
+      const index_t i = tile_begin(m, t), rows = tile_begin(m, t + 1) - i;
       visit_panels(w, task * step, std::min(panels, (task + 1) * step),
                    [&](const QuantizedMatrix::Part& part, index_t p) {
                      const PanelLayout layout(part.format, k);
-                     panel_kernel(part.format, rows)(sums, part.panels.data() + p * layout.bytes(),
-                                                     layout, coded + i * row_bytes);
                      const index_t first = part.begin + p * PanelLayout::kRows;
+                     for (index_t r = 0; r < rows; ++r)
+                       __builtin_prefetch(out.data() + (i + r) * out.stride(0) + first, 1);
+                     panel_kernel(part.format, rows)(sums, part.panels.data() + p * layout.bytes(),
+                                                     layout, coded + i * row_bytes, t == 0);
                      const index_t n =
                          std::min(PanelLayout::kRows, part.rows - p * PanelLayout::kRows);
                      for (index_t r = 0; r < rows; ++r)

@@ -77,16 +77,19 @@ struct Quads {
   friend Quads dot(Quads s, Quads c, Quads x) { return {_mm512_dpbusd_epi32(s.v, c.v, x.v)}; }
   friend Quads dot_wide(Quads s, Quads c, Quads x) { return dot(s, c, x); }
 #else
-  // Pairs are summed in 16 bits, with saturation: 2 * 127 * 127 fits, 2 * 255 * 127 does not.
-  friend Quads dot(Quads s, Quads c, Quads x) {
-    const __m512i pairs = _mm512_maddubs_epi16(c.v, x.v);
-    return {_mm512_add_epi32(s.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+  friend Quads pairs(Quads c, Quads x) { return {_mm512_maddubs_epi16(c.v, x.v)}; }
+  // Left to choose, g++ multiplies all pairs first, adds them later, and runs out of registers.
+  friend Quads add_pairs(Quads s, Quads p) {
+    asm("vpaddw {%1, %0, %0|%0, %0, %1}" : "+v"(s.v) : "v"(p.v));
+    return s;
   }
-  friend Quads dot_wide(Quads s, Quads c, Quads x) {
-    return dot(dot(s, c & bytes(0x7f), x), c & bytes(0x80), x);  // 2 * 128 * 127 fits too
+  template <int kTimes>
+  Quads widen_pairs() const {
+    return {_mm512_madd_epi16(v, _mm512_set1_epi16(kTimes))};
   }
 #endif
 
+  friend Quads add(Quads a, Quads b) { return {_mm512_add_epi32(a.v, b.v)}; }
   friend Vec<float> to_float(Quads a) { return {_mm512_cvtepi32_ps(a.v)}; }
 };
 

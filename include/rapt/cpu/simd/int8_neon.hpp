@@ -46,6 +46,9 @@ struct Quads {
     return dot(dot(dot(s, half, x), half, x), c & bytes(1), x);
   }
 
+  friend Quads add(Quads a, Quads b) {
+    return {vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(a.v), vreinterpretq_s32_u8(b.v)))};
+  }
   friend Vec<float> to_float(Quads a) { return {vcvtq_f32_s32(vreinterpretq_s32_u8(a.v))}; }
 };
 

@@ -53,6 +53,9 @@ struct Quads {
                                     sum(odd_c, odd_x))};
   }
 
+  friend Quads add(Quads a, Quads b) {
+    return {reinterpret_cast<Bytes>(reinterpret_cast<Lanes>(a.v) + reinterpret_cast<Lanes>(b.v))};
+  }
   friend Vec<float> to_float(Quads a) {
     const Lanes lanes = reinterpret_cast<Lanes>(a.v);
     Vec<float> r;
