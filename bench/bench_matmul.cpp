@@ -9,8 +9,8 @@
 // are bound by reading w: read read_share, the rate at which w is read as a part of the rate at
 // which the cores in use read as many bytes, measured in between. state:cold turns through copies
 // of w that no cache holds together. library:eigen is Eigen's product of the same views, for
-// comparison. dtype:q4_1 and the other formats of GGUF are quantized_matmul(): x is fp32 and rounded
-// to 8 bits on the way, P is still that of fp32.
+// comparison. dtype:q4_1 and the other formats of GGUF are quantized_matmul(): x is fp32 and
+// rounded to 8 bits on the way, P is still that of fp32.
 #include <deque>
 
 #include "bench_case.hpp"

@@ -12,8 +12,8 @@
 // The dot product of a lane is sum of c[4 i + t] x[4 i + t] over t = 0..3, c unsigned, x signed,
 // -127 to 127. A machine has one of
 //
-//   dot(s, c, x)            s[i] + the product, c below 128: vpdpbusd (AVX-512 VNNI, AVX-VNNI), sdot
-//                           (NEON), plain code elsewhere
+//   dot(s, c, x)            s[i] + the product, c below 128: vpdpbusd (AVX-512 VNNI, AVX-VNNI),
+//                           sdot (NEON), plain code elsewhere
 //   dot_wide(s, c, x)       the same with c up to 255
 //
 //   pairs(c, x)             two sums of two products in 16 bits, with saturation: vpmaddubsw (AVX2,
@@ -23,8 +23,8 @@
 //
 // and all of them narrow_dot() and the others below, which are exact, so that all machines agree.
 //
-// With AVX-512 VNNI there is besides what cpu/attention_decode_int8.hpp takes: load(p, n), store(p),
-// repeat16(p), a.plus128(), interleave_half(), store_signed_digits(), store_digits(),
+// With AVX-512 VNNI there is besides what cpu/attention_decode_int8.hpp takes: load(p, n),
+// store(p), repeat16(p), a.plus128(), interleave_half(), store_signed_digits(), store_digits(),
 // any_negative().
 #pragma once
 

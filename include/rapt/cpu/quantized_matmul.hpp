@@ -17,8 +17,8 @@
 //   ...            |                     |                a dot product for each register of w;
 //                  +---------------------+                then one conversion, two multiply-adds
 //
-// Where dot products come as sums of pairs in 16 bits (AVX2), these are added in 16 bits for as many
-// quads as cannot overflow, 8 of 4 bits, and widened once.
+// Where dot products come as sums of pairs in 16 bits (AVX2), these are added in 16 bits for as
+// many quads as cannot overflow, 8 of 4 bits, and widened once.
 //
 // A task multiplies some panels, which stay in the second-level cache, with all rows of x, tile by
 // tile. The first tile brings them from memory, and fetches ahead: it reads each byte of w once, in
@@ -372,8 +372,8 @@ void quantized_product(TensorView<T, 2> out, TensorView<const T, 2> x, const Qua
     }
   });
 
-  // A task: panels of about 64 KiB, which the second-level cache holds while the tiles of x go by. Of
-  // one tile, for which nothing is read again, a task for each thread: memory is read
+  // A task: panels of about 64 KiB, which the second-level cache holds while the tiles of x go by.
+  // Of one tile, for which nothing is read again, a task for each thread: memory is read
   // best in long runs, beyond whose ends the processor fetches in vain.
   index_t panels = 0;
   for (const auto& part : w.parts()) panels += part.panel_count();
