@@ -22,7 +22,7 @@
 //
 // A task multiplies some panels, which stay in the second-level cache, with all rows of x, tile by
 // tile. The first tile brings them from memory, and fetches ahead: it reads each byte of w once, in
-// order. Up to kTileRows[0] rows of x (a decode step of some sequences) are bound by that.
+// order. A few rows of x (a decode step of some sequences) are bound by that.
 //
 // The codes of x are kept tile by tile as the kernel reads them, for each block
 //   [8 quads][kRows][4] codes   [kRows] a   [3][kRows] C of columns 0..15, of 16..31, of both
@@ -372,13 +372,16 @@ void quantized_product(TensorView<T, 2> out, TensorView<const T, 2> x, const Qua
     }
   });
 
-  // A task: panels of about 64 KiB, which the second-level cache holds while the tiles of x go by.
+  // A task: panels of about 64 KiB, which the second-level cache holds while the tiles of x go by,
+  // but no fewer tasks than four for each of several threads, or some wait for the last one.
   // Of one tile, for which nothing is read again, a task for each thread: memory is read
   // best in long runs, beyond whose ends the processor fetches in vain.
   index_t panels = 0;
   for (const auto& part : w.parts()) panels += part.panel_count();
   const index_t threads = num_threads();
-  const index_t wanted = tiles == 1 ? (panels + threads - 1) / threads : 65536 / (k * 10);
+  const index_t shares = tiles == 1 || threads == 1 ? threads : 4 * threads;
+  const index_t share = (panels + shares - 1) / shares;
+  const index_t wanted = tiles == 1 ? share : std::min<index_t>(share, 65536 / (k * 10));
   const index_t step = std::max<index_t>(1, wanted);
   parallel_for((panels + step - 1) / step, [&](index_t task) {
     alignas(64) float sums[kTileRows[0] * PanelLayout::kRows];
