@@ -256,7 +256,7 @@ TEST(QuantizedMatmul, TheLargestCodesAreMultipliedExactly) {
   constexpr index_t kColumns = 512, kRows = 19;
   for (const BlockFormat format : kAll)
     for (const bool alternate : {false, true})
-      for (const index_t m : {1, 2, 4, 6, 12, 25}) {
+      for (const index_t m : {1, 2, 4, 6, 12, 25, 49}) {
         SCOPED_TRACE(name_of(format) + (alternate ? " alternating m " : " m ") + std::to_string(m));
         const int top = (1 << block_format(format).bits) - 1;
         UnpackedBlock block{};
@@ -304,7 +304,7 @@ TYPED_TEST(QuantizedProduct, StaysWithinTheStatedErrorOfTheValues) {
   const index_t n = w.matrix.rows(), k = 512;
   Tensor<T, 1> bias(Shape{n});
   fill_normal(bias, random);
-  for (const index_t m : {1, 2, 5, 13, 30})
+  for (const index_t m : {1, 2, 5, 13, 30, 51})
     for (const bool accumulate : {false, true})
       for (const bool has_bias : {false, true})
         for (const BlockInput input : {BlockInput::int8, BlockInput::exact}) {
@@ -346,18 +346,68 @@ TEST(QuantizedMatmul, NeitherThreadsNorTheNumberOfRowsChangeABit) {
   Philox random(12);
   const Problem w({{BlockFormat::q4_1, 200}, {BlockFormat::q8_0, 90}}, 320, random);
   const index_t n = w.matrix.rows();
-  Tensor<float, 2> x(Shape{31, 320}), want(Shape{31, n});
+  Tensor<float, 2> x(Shape{77, 320}), want(Shape{77, n});
   fill_normal(x, random);
   const int threads = num_threads();
-  for (index_t i = 0; i < 31; ++i)
+  for (index_t i = 0; i < 77; ++i)
     quantized_matmul(want.slice(0, i, i + 1), x.slice(0, i, i + 1), w.matrix);
   for (const int count : {1, 2, 3, 7}) {
     set_num_threads(count);
-    Tensor<float, 2> y(Shape{31, n});
+    Tensor<float, 2> y(Shape{77, n});
     quantized_matmul(y, x, w.matrix);
     for (index_t i = 0; i < y.size(); ++i) ASSERT_EQ(y.data()[i], want.data()[i]) << count;
   }
   set_num_threads(threads);
+}
+
+/// As AmxQuads (cpu/simd/amx_int8.hpp), in plain loops.
+struct EmulatedQuads {
+  template <int kQuads, class Operands>
+  void multiply(std::int32_t* to, index_t n, index_t a_stride, const Operands& operands) {
+    for (index_t i = 0; i < n; ++i, to += 256) {
+      const auto [a, b] = operands(i);
+      const auto* codes = reinterpret_cast<const std::int8_t*>(a);
+      for (index_t r = 0; r < 16; ++r)
+        for (index_t c = 0; c < 16; ++c) {
+          std::int32_t sum = 0;
+          for (index_t q = 0; q < kQuads; ++q)
+            for (index_t t = 0; t < 4; ++t)
+              sum += codes[r * a_stride + 4 * q + t] * b[64 * q + 4 * c + t];
+          to[16 * r + c] = sum;
+        }
+    }
+  }
+};
+
+TYPED_TEST(QuantizedProduct, MatrixRegistersGiveTheSameBits) {
+  using T = TypeParam;
+  Philox random(17);
+  for (const BlockFormat format : kAll) {
+    SCOPED_TRACE(name_of(format));
+    // 11 blocks, which fill no batch of products, or 16; a last panel of 5 rows; rows of x left
+    // over for smaller tiles.
+    const index_t columns = block_format(format).super ? 512 : 352, n = 37;
+    const Problem w({{format, 20}, {format, 17}}, columns, random);
+    std::vector<float> bias(static_cast<std::size_t>(n));
+    for (float& b : bias) b = static_cast<float>(random.normal());
+    Tensor<T, 2> x(Shape{70, columns});
+    fill_normal(x, random);
+    for (const bool accumulate : {false, true})
+      for (const index_t m : {48, 70}) {
+        Tensor<T, 2> y(Shape{m, n}), want(Shape{m, n});
+        fill_normal(y, random);
+        want = y;
+        Scratch<Cpu> scratch;
+        const auto rows = std::as_const(x).slice(0, 0, m);
+        const float* added = accumulate ? bias.data() : nullptr;
+        cpu::QuantizedProduct<EmulatedQuads, T>(y, w.matrix, added, accumulate, scratch).run(rows);
+        cpu::QuantizedProduct<cpu::NoTiles, T>(want, w.matrix, added, accumulate, scratch)
+            .run(rows);
+        for (index_t i = 0; i < y.size(); ++i)
+          ASSERT_EQ(static_cast<double>(y.data()[i]), static_cast<double>(want.data()[i]))
+              << "m " << m << " at " << i / n << ", " << i % n;
+      }
+  }
 }
 
 TEST(QuantizedMatmul, ZerosTinyNumbersAndNotANumber) {

@@ -2,7 +2,7 @@
 //
 //   Quads   kLanes (those of Vec<float>) groups of four bytes, or as many int32
 //
-//   zero() load(p)          4 kLanes bytes             broadcast(p)      the same four bytes
+//   zero() load(p) store(p) 4 kLanes bytes             broadcast(p)      the same four bytes
 //   a.right<n>() a.left<n>()  shifts inside 16 bits: mask away what comes from the neighbour
 //   a & b, a | b            bitwise                    bytes(x)          the byte x everywhere
 //   add(a, b)               of int32                   to_float(a)       of int32
@@ -15,6 +15,7 @@
 //   dot(s, c, x)            s[i] + the product, c below 128: vpdpbusd (AVX-512 VNNI, AVX-VNNI),
 //                           sdot (NEON), plain code elsewhere
 //   dot_wide(s, c, x)       the same with c up to 255
+//   dot_repeated(s, c, p)   the same with x = broadcast(p), in one instruction: AVX-512 VNNI alone
 //
 //   pairs(c, x)             two sums of two products in 16 bits, with saturation: vpmaddubsw (AVX2,
 //                           AVX-512 BW)
@@ -24,7 +25,7 @@
 // and all of them narrow_dot() and the others below, which are exact, so that all machines agree.
 //
 // With AVX-512 VNNI there is besides what cpu/attention_decode_int8.hpp takes: load(p, n),
-// store(p), repeat16(p), a.plus128(), interleave_half(), store_signed_digits(), store_digits(),
+// repeat16(p), a.plus128(), interleave_half(), store_signed_digits(), store_digits(),
 // any_negative().
 #pragma once
 
@@ -54,6 +55,11 @@ inline namespace RAPT_SIMD {
 template <class Q>
 inline constexpr bool kSumsPairs = requires(Q q) {
   pairs(q, q);
+};
+
+template <class Q>
+inline constexpr bool kRepeatsMemory = requires(Q q, const void* p) {
+  dot_repeated(q, q, p);
 };
 
 /// Codes of so many bits are multiplied in one piece, or in two digits of 4 bits: two codes of 8

@@ -7,6 +7,7 @@
 //
 // The panels are those that vdpbf16ps reads (cpu/gemm.hpp). A tile adds the products of 32
 // elements of k at a time, even and odd ones apart; what is left of k is multiplied by vdpbf16ps.
+//
 // The operating system must grant the registers: amx_granted() asks once.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
@@ -31,6 +32,23 @@ inline bool amx_granted() {
   }();
   return granted;
 }
+
+/// Shapes of the eight tile registers, as ldtilecfg reads them.
+struct alignas(64) AmxShapes {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {};
+  std::uint8_t rows[16] = {};
+
+  void set(int tile, index_t tile_rows, index_t bytes) {
+    rows[tile] = static_cast<std::uint8_t>(tile_rows);
+    row_bytes[tile] = static_cast<std::uint16_t>(bytes);
+  }
+  void load() const {
+    // g++ 12 tells its optimiser that ldtilecfg reads 8 of the 64 bytes: all must be stored before.
+    asm volatile("" : : "r"(this) : "memory");
+    _tile_loadconfig(this);
+  }
+};
 
 /// The tile registers of this thread, while the object lives.
 class AmxTiles {
@@ -69,22 +87,11 @@ class AmxTiles {
   }
 
  private:
-  struct alignas(64) Config {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t row_bytes[16] = {};
-    std::uint8_t rows[16] = {};
-  };
-
   void configure(index_t height) {
     if (height == height_) return;
-    Config config;
-    for (int tile = 0; tile < 8; ++tile) {
-      config.row_bytes[tile] = 64;
-      config.rows[tile] = static_cast<std::uint8_t>(tile == 7 ? 16 : height);
-    }
-    // g++ 12 tells its optimiser that ldtilecfg reads 8 of the 64 bytes: all must be stored before.
-    asm volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
+    AmxShapes shapes;
+    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, tile == 7 ? 16 : height, 64);
+    shapes.load();
     height_ = height;
   }
 

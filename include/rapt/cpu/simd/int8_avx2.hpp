@@ -14,6 +14,7 @@ struct Quads {
   static Quads load(const void* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
   }
+  void store(void* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   static Quads broadcast(const void* p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);

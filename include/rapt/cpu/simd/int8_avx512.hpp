@@ -12,6 +12,7 @@ struct Quads {
   static Quads zero() { return {_mm512_setzero_si512()}; }
   static Quads bytes(int x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
   static Quads load(const void* p) { return {_mm512_loadu_si512(p)}; }
+  void store(void* p) const { _mm512_storeu_si512(p, v); }
   static Quads broadcast(const void* p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);
@@ -34,7 +35,6 @@ struct Quads {
     if (n >= 4 * kLanes) return load(p);
     return {_mm512_maskz_loadu_epi8((std::uint64_t{1} << n) - 1, p)};
   }
-  void store(void* p) const { _mm512_storeu_si512(p, v); }
   /// 16 bytes, four times.
   static Quads repeat16(const void* p) {
     return {_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
@@ -76,6 +76,12 @@ struct Quads {
 
   friend Quads dot(Quads s, Quads c, Quads x) { return {_mm512_dpbusd_epi32(s.v, c.v, x.v)}; }
   friend Quads dot_wide(Quads s, Quads c, Quads x) { return dot(s, c, x); }
+  friend Quads dot_repeated(Quads s, Quads c, const void* four) {
+    asm("vpdpbusd {%2%{1to16%}, %1, %0|%0, %1, %2%{1to16%}}"
+        : "+v"(s.v)
+        : "v"(c.v), "m"(*static_cast<const char(*)[4]>(four)));
+    return s;
+  }
 #else
   friend Quads pairs(Quads c, Quads x) { return {_mm512_maddubs_epi16(c.v, x.v)}; }
   // Left to choose, g++ multiplies all pairs first, adds them later, and runs out of registers.

@@ -12,6 +12,7 @@ struct Quads {
   static Quads zero() { return {vdupq_n_u8(0)}; }
   static Quads bytes(int x) { return {vdupq_n_u8(static_cast<std::uint8_t>(x))}; }
   static Quads load(const void* p) { return {vld1q_u8(static_cast<const std::uint8_t*>(p))}; }
+  void store(void* p) const { vst1q_u8(static_cast<std::uint8_t*>(p), v); }
   static Quads broadcast(const void* p) {
     std::uint32_t four;
     std::memcpy(&four, p, sizeof four);

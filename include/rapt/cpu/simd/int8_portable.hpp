@@ -19,6 +19,7 @@ struct Quads {
     std::memcpy(&r.v, p, sizeof r.v);
     return r;
   }
+  void store(void* p) const { std::memcpy(p, &v, sizeof v); }
   static Quads broadcast(const void* p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);
