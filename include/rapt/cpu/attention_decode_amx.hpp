@@ -61,7 +61,12 @@ class AmxDecode {
   using Weight = Unit;
   static constexpr bool kScalesQueries = false;
   using Exact = VectorDecode<bfloat16, bfloat16, float>;
-  static constexpr index_t kFewestRows = 3;  // of fewer, most of a register would be empty
+  /// Of fewer than three rows, most of a register would be empty. With up to four, a short cache
+  /// does not pay for setting the registers up, and one that comes from memory is read faster token
+  /// by token, which vectors do: 1.2 times from 4 MiB on.
+  static constexpr bool serves(index_t rows, index_t bytes) {
+    return rows > 4 || (rows >= 3 && bytes > 65536 && bytes < 4194304);
+  }
 
   AmxDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),

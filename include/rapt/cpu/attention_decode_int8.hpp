@@ -56,7 +56,8 @@ class Int8Decode {
   using Weight = float;
   static constexpr bool kScalesQueries = true;
   using Exact = VectorDecode<T, std::int8_t, float>;
-  static constexpr index_t kFewestRows = 3;  // of fewer, most of a vector would be empty
+  /// Of fewer rows, most of a vector would be empty.
+  static constexpr bool serves(index_t rows, index_t) { return rows >= 3; }
 
   Int8Decode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),

@@ -21,7 +21,8 @@
 //                                 the same of all heads, token by token, with the same bits; where
 //                                 kInOrder and in_order()
 //   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
-//   kFewestRows, Exact            what to use for fewer rows, or where finish() says so
+//   serves(rows, bytes), Exact    whether it is the one to take for so many rows of a head and bytes
+//                                 of keys and values; what to use if not, or where finish() says so
 //
 // Keys and values of bfloat16 are multiplied in pairs where dot products of pairs are faster than
 // multiply-adds: neighbouring dims of a key, neighbouring keys for values, whose weights are
@@ -598,7 +599,7 @@ class VectorDecode {
   using Weight = typename Row::Weight;
   static constexpr bool kScalesQueries = std::is_same_v<Factor, A>;
   using Exact = VectorDecode;
-  static constexpr index_t kFewestRows = 1;
+  static constexpr bool serves(index_t, index_t) { return true; }
 
   VectorDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),

@@ -385,7 +385,10 @@ class AttentionForward {
           .run(keys.begin, keys.end);
     };
     using Decode = typename Product::Decode;
-    if (block.rows() < Decode::kFewestRows || !run(std::type_identity<Decode>{}))
+    const index_t bytes = at.seq.kv_len * args_.k.extent(2) *
+                          (args_.k.extent(3) + args_.v.extent(3)) *
+                          static_cast<index_t>(sizeof(typename Args::Stored));
+    if (!Decode::serves(block.rows(), bytes) || !run(std::type_identity<Decode>{}))
       run(std::type_identity<typename Decode::Exact>{});
     for (index_t h = 0; at.cut.splits == 1 && h < kv_heads; ++h)
       finish_state(at, at.kv_head + h, block_of(at, at.kv_head + h, 0, scratch), state + h * size,
