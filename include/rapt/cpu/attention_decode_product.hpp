@@ -21,8 +21,8 @@
 //                                 the same of all heads, token by token, with the same bits; where
 //                                 kInOrder and in_order()
 //   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
-//   serves(rows, bytes), Exact    whether it is the one to take for so many rows of a head and bytes
-//                                 of keys and values; what to use if not, or where finish() says so
+//   serves(rows, bytes), Exact    whether to take it for so many rows of a head and bytes of keys
+//                                 and values; what to use if not, or where finish() says so
 //
 // Keys and values of bfloat16 are multiplied in pairs where dot products of pairs are faster than
 // multiply-adds: neighbouring dims of a key, neighbouring keys for values, whose weights are

@@ -78,31 +78,29 @@ void unpack_panel(std::uint8_t* to, const std::uint8_t* panel, const PanelLayout
   }
 }
 
-/// out[g][r] += a block's products, scaled as PanelTile does it; d, m of the block, and its steps.
-template <int kHalves, int kGroups>
-[[gnu::always_inline]] inline void scale_products(Vec<float> (&out)[kGroups][kMatrixRows],
+/// PanelTile::scale for the products of a block, and d, m of it, in memory.
+template <BlockFormat kFormat, class V, int kGroups>
+[[gnu::always_inline]] inline void scale_products(V (&out)[kGroups][kMatrixRows],
                                                   const std::int32_t* products, const float* d,
                                                   const float* steps) {
-  using V = Vec<float>;
+  using Tile = PanelTile<kFormat, kMatrixRows>;
+  constexpr int kHalves = Tile::kHalves;
   constexpr index_t kAll = PanelLayout::kRows;
-  constexpr int kSums = kHalves == 1 ? 3 : 1;  // C of all columns, or of each half
+  static_assert(Tile::kTogether == 1);
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
-    const index_t lane = V::kLanes * g;
+    Quads total[kHalves][1][kMatrixRows];
+    V scale[kHalves][1], minimum[kHalves][1];
+#pragma GCC unroll 2
+    for (int h = 0; h < kHalves; ++h) {
+      const index_t at = kAll * h + V::kLanes * g;
+      scale[h][0] = V::load(d + at);
+      minimum[h][0] = V::load(d + kAll * kHalves + at);
 #pragma GCC unroll 16
-    for (int r = 0; r < kMatrixRows; ++r) {
-      const V step = V::broadcast(steps[r]);
-      V sum = out[g][r];
-#pragma GCC unroll 2
-      for (int h = 0; h < kHalves; ++h)
-        sum = fma(to_float(Quads::load(products + kAll * (kMatrixRows * h + r) + lane)),
-                  V::load(d + kAll * h + lane) * step, sum);
-#pragma GCC unroll 2
-      for (int h = 0; h < kHalves; ++h)
-        sum = fma(V::load(d + kAll * (kHalves + h) + lane),
-                  V::broadcast(steps[(kSums + h) * kMatrixRows + r]), sum);
-      out[g][r] = sum;
+      for (int r = 0; r < kMatrixRows; ++r)
+        total[h][0][r] = Quads::load(products + kAll * (kMatrixRows * h + r) + V::kLanes * g);
     }
+    Tile::scale(out + g, total, scale, minimum, steps);
   }
 }
 
@@ -136,7 +134,7 @@ void multiply_unpacked(float* sums, index_t step, const std::uint8_t* panel, ind
     });
     for (index_t b = 0; b < count; ++b) {
       const std::uint8_t* const block = codes + b * kStep;
-      scale_products<kHalves>(
+      scale_products<kFormat>(
           out, products + b * kHalves * kMatrixRows * kAll,
           reinterpret_cast<const float*>(block + kColumns * kAll),
           reinterpret_cast<const float*>(rows + b * kXStep + kColumns * kMatrixRows));

@@ -315,7 +315,7 @@ auto with_format(BlockFormat format, const F& f) {
 using PanelKernel = void (*)(float* sums, index_t step, const std::uint8_t* panel,
                              const PanelLayout& layout, const std::uint8_t* x, bool from_memory);
 
-/// The kernel of a format for a tile of `rows` rows of x, one of kTileRows.
+/// The kernel of a format for a tile of `rows` rows of x, one of kTileRows but the first.
 template <int kTile = 1>
 PanelKernel panel_kernel(BlockFormat format, index_t rows) {
   constexpr int kRows = kTileRows[kTile];

@@ -36,7 +36,8 @@ class AmxQuads {
   void multiply(std::int32_t* to, index_t n, index_t a_stride, const Operands& operands) {
     configure(kQuads);
     const auto bytes = static_cast<std::size_t>(a_stride);
-    asm volatile("" : : : "memory");  // as above
+    // g++ 12 does not say that tileloadd reads memory: what was written must be there by now.
+    asm volatile("" : : : "memory");
     index_t i = 0;
     for (; i + 4 <= n; i += 4) {  // (names of registers are literals)
       const auto [a0, b0] = operands(i);
