@@ -108,11 +108,8 @@ class AmxDecode {
     }
     for (index_t j = 0; j < keys.n; j += kGroup) {
       next.step();
-      for (index_t r = 0; r + 4 <= rows_; r += 4)
+      for (index_t r = 0; r < rows_; r += 4)  // of the rows beyond the last, q is zeros
         turn_quads(s + r * kDecodeKeys + j, kDecodeKeys, s_ + j * kColumns + r);
-      for (index_t r = rows_ / 4 * 4; r < rows_; ++r)
-        for (index_t i = 0; i < kGroup; ++i)
-          s[r * kDecodeKeys + j + i] = s_[(j + i) * kColumns + r];
     }
   }
 
