@@ -143,6 +143,18 @@ TEST_P(Bfloat16Product, FewRows) {
         }
 }
 
+// Three and four rows of a head take matrix registers between 64 KiB and 4 MiB of keys and values,
+// vectors below and above.
+TEST_P(Bfloat16Product, FewRowsOfShortAndLongCaches) {
+  for (const index_t kv_len : {127, 128, 129, 8191, 8192})
+    for (const index_t heads : {6, 8, 10}) {
+      const Sizes sizes{
+          .q_len = 1, .kv_len = kv_len, .heads = heads, .kv_heads = 2, .head_dim = 64};
+      SCOPED_TRACE(testing::Message() << sizes);
+      expect_matches_oracle(Problem<bfloat16>(sizes), AnyMask{Causal{}});
+    }
+}
+
 TEST_P(Bfloat16Product, LongSequencesAndSplits) {
   for (const auto& [q_len, kv_len] :
        {std::pair<index_t, index_t>{700, 700}, {40, 4500}, {500, 100}}) {
@@ -259,7 +271,7 @@ TEST_P(Bfloat16Product, HiddenValuesAreNeverMultiplied) {
 }
 
 TEST_P(Bfloat16Product, InfiniteValuesStayWhatTheyAre) {
-  for (const index_t q_len : {3, 20}) {
+  for (const index_t q_len : {3, 5, 20}) {  // by vectors, a few rows in registers, and in tiles
     Problem<bfloat16> p({.q_len = q_len, .kv_len = 7, .heads = 1, .kv_heads = 1, .head_dim = 16});
     p.v(0, 3, 0, 1) = bfloat16(kInf);
     p.v(0, 5, 0, 2) = bfloat16(-kInf);
