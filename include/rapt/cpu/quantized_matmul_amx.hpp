@@ -42,40 +42,35 @@ template <BlockFormat kFormat>
 void unpack_panel(std::uint8_t* to, const std::uint8_t* panel, const PanelLayout& layout) {
   using Tile = PanelTile<kFormat, 1>;
   using V = Vec<float>;
-  const index_t blocks = layout.blocks(), ahead_bytes = layout.bytes() / blocks;
-  const std::uint8_t* planes = panel;
-  const std::uint8_t* ahead = panel + layout.bytes();
-  for (index_t b = 0; b < blocks; ++b) {
-    const std::uint8_t* scales = panel + layout.scales(b);
-    const std::uint8_t* halfs = Tile::kInfo.super ? panel + layout.super_scales(b) : scales;
-    for (index_t line = 0; line < ahead_bytes; line += 64) __builtin_prefetch(ahead + line);
-    ahead += ahead_bytes;
-    float* const d_to = reinterpret_cast<float*>(to + PanelLayout::kColumns * PanelLayout::kRows);
-    float* const m_to = d_to + Tile::kHalves * PanelLayout::kRows;
+  visit_blocks<kFormat>(
+      panel, layout, true,
+      [&](const std::uint8_t* planes, const std::uint8_t* halfs, const std::uint8_t* scales) {
+        float* const d_to =
+            reinterpret_cast<float*>(to + PanelLayout::kColumns * PanelLayout::kRows);
+        float* const m_to = d_to + Tile::kHalves * PanelLayout::kRows;
 #pragma GCC unroll 4
-    for (int first = 0; first < Tile::kGroups; first += Tile::kTogether) {
-      unrolled<8>([&](auto quad) __attribute__((always_inline)) {
+        for (int first = 0; first < Tile::kGroups; first += Tile::kTogether) {
+          unrolled<8>([&](auto quad) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-        for (int g = first; g < first + Tile::kTogether; ++g) {
-          const index_t at = 4 * V::kLanes * g;
-          unpack_quad<Tile::kInfo.bits, quad>(planes + at)
-              .store(to + PanelLayout::kPlane * quad + at);
-        }
-      });
-      V d[Tile::kHalves][Tile::kTogether], m[Tile::kHalves][Tile::kTogether];
-      Tile::affine(d, m, halfs, scales, V::kLanes * first);
+            for (int g = first; g < first + Tile::kTogether; ++g) {
+              const index_t at = 4 * V::kLanes * g;
+              unpack_quad<Tile::kInfo.bits, quad>(planes + at)
+                  .store(to + PanelLayout::kPlane * quad + at);
+            }
+          });
+          V d[Tile::kHalves][Tile::kTogether], m[Tile::kHalves][Tile::kTogether];
+          Tile::affine(d, m, halfs, scales, V::kLanes * first);
 #pragma GCC unroll 2
-      for (int h = 0; h < Tile::kHalves; ++h)
+          for (int h = 0; h < Tile::kHalves; ++h)
 #pragma GCC unroll 4
-        for (int g = 0; g < Tile::kTogether; ++g) {
-          const index_t at = PanelLayout::kRows * h + V::kLanes * (first + g);
-          d[h][g].store(d_to + at);
-          m[h][g].store(m_to + at);
+            for (int g = 0; g < Tile::kTogether; ++g) {
+              const index_t at = PanelLayout::kRows * h + V::kLanes * (first + g);
+              d[h][g].store(d_to + at);
+              m[h][g].store(m_to + at);
+            }
         }
-    }
-    planes += layout.block_bytes;
-    to += kUnpackedBlock<kFormat>;
-  }
+        to += kUnpackedBlock<kFormat>;
+      });
 }
 
 /// PanelTile::scale for the products of a block, and d, m of it, in memory.
@@ -113,7 +108,7 @@ void multiply_unpacked(float* sums, index_t step, const std::uint8_t* panel, ind
   constexpr int kHalves = Tile::kHalves, kQuads = Tile::kQuads, kGroups = Tile::kGroups;
   constexpr index_t kAll = PanelLayout::kRows, kColumns = PanelLayout::kColumns;
   constexpr index_t kStep = kUnpackedBlock<kFormat>, kMost = kProductsOfBatch / kHalves;
-  constexpr index_t kXStep = (kColumns + 4 * static_cast<index_t>(sizeof(float))) * kMatrixRows;
+  constexpr index_t kXStep = coded_row_bytes(kColumns) * kMatrixRows;
   alignas(64) std::int32_t products[kProductsOfBatch * kMatrixRows * kAll];
   V out[kGroups][kMatrixRows];
 #pragma GCC unroll 4

@@ -45,7 +45,7 @@ inline index_t tile_begin(index_t m, index_t t, bool uses_matrix) {
 }
 
 /// Bytes that a row of x takes in its tile.
-inline index_t coded_row_bytes(index_t columns) {
+constexpr index_t coded_row_bytes(index_t columns) {
   return columns / PanelLayout::kColumns *
          (PanelLayout::kColumns + 4 * static_cast<index_t>(sizeof(float)));
 }
@@ -244,6 +244,26 @@ struct PanelTile {
   }
 };
 
+/// f(planes, halfs, scales) for the blocks of a panel, one after the other: where its codes lie,
+/// and its d and m (BlockFormatInfo::super: D and M, then s and t). from_memory: what lies a panel
+/// ahead is fetched, in the order of memory.
+template <BlockFormat kFormat, class F>
+[[gnu::always_inline]] inline void visit_blocks(const std::uint8_t* panel,
+                                                const PanelLayout& layout, bool from_memory,
+                                                const F& f) {
+  const index_t blocks = layout.blocks(), ahead_bytes = layout.bytes() / blocks;
+  const std::uint8_t* planes = panel;
+  const std::uint8_t* ahead = panel + layout.bytes();
+  for (index_t b = 0; b < blocks; ++b) {
+    const std::uint8_t* const scales = panel + layout.scales(b);
+    if (from_memory)
+      for (index_t line = 0; line < ahead_bytes; line += 64) __builtin_prefetch(ahead + line);
+    ahead += ahead_bytes;
+    f(planes, block_format(kFormat).super ? panel + layout.super_scales(b) : scales, scales);
+    planes += layout.block_bytes;
+  }
+}
+
 /// sums[r step + j] = sum over l of x[r, l] w[j, l] for the 16 rows j of a panel, which another
 /// tile has not read before (from_memory) or has.
 template <BlockFormat kFormat, int kRows>
@@ -257,28 +277,21 @@ void multiply_panel(float* sums, index_t step, const std::uint8_t* panel, const 
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) out[g][r] = V::zero();
 
-  const index_t blocks = layout.blocks();
-  const std::uint8_t* planes = panel;
-  const index_t ahead_bytes = layout.bytes() / blocks;
-  const std::uint8_t* ahead = panel + layout.bytes();
-  for (index_t b = 0; b < blocks; ++b) {
-    const std::uint8_t* scales = panel + layout.scales(b);
-    const std::uint8_t* halfs = Tile::kInfo.super ? panel + layout.super_scales(b) : scales;
-    if (from_memory)  // fetch what lies a panel ahead, in the order of memory
-      for (index_t line = 0; line < ahead_bytes; line += 64) __builtin_prefetch(ahead + line);
-    ahead += ahead_bytes;
-    const float* steps = reinterpret_cast<const float*>(x + PanelLayout::kColumns * kRows);
+  visit_blocks<kFormat>(
+      panel, layout, from_memory,
+      [&](const std::uint8_t* planes, const std::uint8_t* halfs, const std::uint8_t* scales)
+          __attribute__((always_inline)) {
+            const float* steps = reinterpret_cast<const float*>(x + PanelLayout::kColumns * kRows);
 #pragma GCC unroll 4
-    for (int first = 0; first < Tile::kGroups; first += Tile::kTogether) {
-      Quads total[Tile::kHalves][Tile::kTogether][kRows];
-      Tile::dots(total, planes + 4 * V::kLanes * first, x);
-      V d[Tile::kHalves][Tile::kTogether], m[Tile::kHalves][Tile::kTogether];
-      Tile::affine(d, m, halfs, scales, V::kLanes * first);
-      Tile::scale(out + first, total, d, m, steps);
-    }
-    planes += layout.block_bytes;
-    x += coded_row_bytes(PanelLayout::kColumns) * kRows;
-  }
+            for (int first = 0; first < Tile::kGroups; first += Tile::kTogether) {
+              Quads total[Tile::kHalves][Tile::kTogether][kRows];
+              Tile::dots(total, planes + 4 * V::kLanes * first, x);
+              V d[Tile::kHalves][Tile::kTogether], m[Tile::kHalves][Tile::kTogether];
+              Tile::affine(d, m, halfs, scales, V::kLanes * first);
+              Tile::scale(out + first, total, d, m, steps);
+            }
+            x += coded_row_bytes(PanelLayout::kColumns) * kRows;
+          });
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
