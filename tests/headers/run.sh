@@ -45,6 +45,13 @@ else
   # cpu/simd/*.hpp each need the instructions they are for; cpu/simd.hpp chooses among them.
   files=$(cd include && find rapt -name '*.hpp' -not -path 'rapt/cpu/simd/*' | sort)
   echo "$files" | xargs -P "$(nproc)" -n 1 bash -c 'check_header "$1"' "$scratch" || failed=1
+  # Programs for CUDA include them too, and nvcc parses them its own way.
+  nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true)
+  if [ -n "$nvcc" ]; then
+    echo '#include <rapt/rapt.hpp>' >"$scratch/all.cu"
+    "$nvcc" -std=c++20 -I include $eigen -c -o /dev/null "$scratch/all.cu" 2>"$scratch/nvcc.log" ||
+      { echo "FAILED with nvcc: rapt/rapt.hpp"; head -40 "$scratch/nvcc.log"; failed=1; }
+  fi
 fi
 if [ "$(uname -m)" = x86_64 ]; then
   for isa in -march=x86-64 -march=x86-64-v3 -march=x86-64-v4 "-march=x86-64-v4 -mavx512bf16"; do

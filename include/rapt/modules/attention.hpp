@@ -331,11 +331,13 @@ class Attention {
   }
 
   void check_call(const Call& call, index_t batch, index_t seq, bool cached) const {
-    for (const auto& [name, view] :
-         {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask),
-          std::pair("document_ids", call.document_ids)})
+    const auto check = [&](const char* name, const auto& view) {
       if (view)
         detail::check_shape("attention", name, view.shape(), Shape{batch, seq}, "[batch, seq]");
+    };
+    check("positions", call.positions);
+    check("key_mask", call.key_mask);
+    check("document_ids", call.document_ids);
     if (!call.document_ids && !call.cu_seqlens) return;
     const auto refuse = [](const char* name, const char* why) {
       throw ValueError(

@@ -49,9 +49,11 @@ void Transformer<T, B>::check_training(TensorView<const std::int32_t, 2> ids,
                                        const TrainingCall& call) const {
   detail::check_shape("transformer", "targets", targets.shape(), ids.shape(),
                       "[batch, seq] of ids");
-  for (const auto& [name, view] :
-       {std::pair("positions", call.positions), std::pair("document_ids", call.document_ids)})
+  const auto check = [&](const char* name, const auto& view) {
     if (view) detail::check_shape("transformer", name, view.shape(), ids.shape(), "[batch, seq]");
+  };
+  check("positions", call.positions);
+  check("document_ids", call.document_ids);
   for (index_t b = 0; b < targets.extent(0); ++b)
     for (index_t t = 0; t < targets.extent(1); ++t) {
       const std::int32_t target = targets(b, t);

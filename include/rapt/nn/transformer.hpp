@@ -325,10 +325,12 @@ void Transformer<T, B>::run(TensorView<T, 3, B> h, TensorView<const std::int32_t
     throw ValueError(
         "transformer: document_ids are given, expected none beside a cache: it holds one "
         "sequence a row");
-  for (const auto& [name, view] :
-       {std::pair("positions", call.positions), std::pair("key_mask", call.key_mask),
-        std::pair("document_ids", call.document_ids)})
+  const auto check = [&](const char* name, const auto& view) {
     if (view) detail::check_shape("transformer", name, view.shape(), ids.shape(), "[batch, seq]");
+  };
+  check("positions", call.positions);
+  check("key_mask", call.key_mask);
+  check("document_ids", call.document_ids);
   Scratch<B> scratch(backend_);
   embedding_.forward(h, on_backend(ids, scratch));
   if (call.observe != nullptr) call.observe(call.observe_context, -1, h);
