@@ -11,6 +11,7 @@
 #include "rapt/core/random.hpp"
 #include "rapt/core/weight.hpp"
 #include "rapt/io/quantized_blocks.hpp"
+#include "support/int8_tiles.hpp"
 
 namespace rapt {
 namespace {
@@ -360,25 +361,6 @@ TEST(QuantizedMatmul, NeitherThreadsNorTheNumberOfRowsChangeABit) {
   set_num_threads(threads);
 }
 
-/// As AmxQuads (cpu/simd/amx_int8.hpp), in plain loops.
-struct EmulatedQuads {
-  template <int kQuads, class Operands>
-  void multiply(std::int32_t* to, index_t n, index_t a_stride, const Operands& operands) {
-    for (index_t i = 0; i < n; ++i, to += 256) {
-      const auto [a, b] = operands(i);
-      const auto* codes = reinterpret_cast<const std::int8_t*>(a);
-      for (index_t r = 0; r < 16; ++r)
-        for (index_t c = 0; c < 16; ++c) {
-          std::int32_t sum = 0;
-          for (index_t q = 0; q < kQuads; ++q)
-            for (index_t t = 0; t < 4; ++t)
-              sum += codes[r * a_stride + 4 * q + t] * b[64 * q + 4 * c + t];
-          to[16 * r + c] = sum;
-        }
-    }
-  }
-};
-
 TYPED_TEST(QuantizedProduct, MatrixRegistersGiveTheSameBits) {
   using T = TypeParam;
   Philox random(17);
@@ -400,7 +382,8 @@ TYPED_TEST(QuantizedProduct, MatrixRegistersGiveTheSameBits) {
         Scratch<Cpu> scratch;
         const auto rows = std::as_const(x).slice(0, 0, m);
         const float* added = accumulate ? bias.data() : nullptr;
-        cpu::QuantizedProduct<EmulatedQuads, T>(y, w.matrix, added, accumulate, scratch).run(rows);
+        cpu::QuantizedProduct<test::EmulatedQuads, T>(y, w.matrix, added, accumulate, scratch)
+            .run(rows);
         cpu::QuantizedProduct<cpu::NoTiles, T>(want, w.matrix, added, accumulate, scratch)
             .run(rows);
         for (index_t i = 0; i < y.size(); ++i)

@@ -90,6 +90,10 @@ class DecodeItem {
     factors_ = scratch.tensor<A>(Shape<1>{kv_heads * rows_ + V::kLanes}).data();
     tops_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
     seen_ = scratch.tensor<mask_int<A>>(Shape<2>{rows_, kDecodeKeys}).data();
+    if constexpr (kScaled) {
+      k_scales_ = scratch.tensor<float>(Shape<2>{kv_heads, kDecodeKeys}).data();
+      v_scales_ = scratch.tensor<float>(Shape<2>{kv_heads, kDecodeKeys}).data();
+    }
     std::fill_n(tops_, rows_ + V::kLanes, kNone);
     for (index_t h = 0; h < kv_heads; ++h) load_queries(h);
   }
@@ -195,22 +199,30 @@ class DecodeItem {
                          units_.q_factor());
   }
 
-  /// s[r][i] *= scale of key index[i] of head h, whole vectors of n columns; `seen`: but 0 where a
-  /// row does not see the key, whose scale may be anything.
-  void multiply_scales(A* s, RowAddress<float> rows, index_t head_step, index_t h,
-                       const KeySpan& keys, const index_t* index, index_t n,
-                       const mask_int<A>* seen) const {
-    float scales[kDecodeKeys];
-    const index_t whole = round_up(n, V::kLanes);
-    rows.base += h * head_step;
-    if (n == keys.count)
-      read_scales(scales, rows, keys.begin, n);
-    else
-      for (index_t i = 0; i < n; ++i) scales[i] = *rows(keys.begin + index[i]);
-    std::fill(scales + n, scales + whole, 0.f);
+  /// The scales of keys index[0..n) of head h and of their values, some time before they are
+  /// multiplied: a vector read from numbers that were just written one by one waits for them.
+  void load_scales(index_t h, const KeySpan& keys, const index_t* index, index_t n) const {
+    if constexpr (kScaled) {
+      const auto load = [&](float* to, const auto& scales, RowAddress<float> rows) {
+        if (!scales) return;
+        rows.base += h * scales.stride(2);
+        if (n == keys.count)
+          read_scales(to, rows, keys.begin, n);
+        else
+          for (index_t i = 0; i < n; ++i) to[i] = *rows(keys.begin + index[i]);
+        std::fill(to + n, to + round_up(n, V::kLanes), 0.f);
+      };
+      load(k_scales_ + h * kDecodeKeys, args_.k_scales, k_scale_);
+      load(v_scales_ + h * kDecodeKeys, args_.v_scales, v_scale_);
+    }
+  }
+
+  /// s[r][i] *= scales[i], whole vectors of n columns; `seen`: but 0 where a row does not see the
+  /// key, whose scale may be anything.
+  void multiply_scales(A* s, const float* scales, index_t n, const mask_int<A>* seen) const {
     for (index_t r = 0; r < rows_; ++r) {
       A* const row = s + r * kDecodeKeys;
-      for (index_t i = 0; i < whole; i += V::kLanes) {
+      for (index_t i = 0; i < n; i += V::kLanes) {
         const V x = V::load(row + i) * load_lanes<A>(scales + i, V::kLanes);
         (seen == nullptr ? x : bit_and(x, V::load_mask(seen + r * kDecodeKeys + i))).store(row + i);
       }
@@ -254,6 +266,7 @@ class DecodeItem {
         k = {k_seen, k.offset, n, 0}, v = {v_seen, v.offset, n, 0};
       }
     }
+    load_scales(h, keys, index, n);
     product_.scores(h, s_, k, next);
     soften(h, s_, factors_, keys, index, n, mixed);
     product_.accumulate(h, o_of(h), factors_, s_, mixed ? seen_ : nullptr, v, next);
@@ -263,17 +276,19 @@ class DecodeItem {
   void attend_in_order(const KeySpan& keys, const S** k_tile, const S** v_tile, const S** k_next,
                        const S** v_next) {
     if constexpr (kInOrder) {
-      const auto tokens = [&](const auto& rows, const S** tile, const S** next) {
+      const auto tokens = [&](const auto& rows, index_t row_step, const S** tile, const S** next) {
         const index_t bytes =
             std::max<index_t>(1, bytes_of_token(rows));  // values may have no dims
         const index_t ahead = std::min(ceil_div(kBytesAhead, bytes), kDecodeKeys);
-        return DecodeTokens<S>{tile, next, rows.stride(2), kv_heads_, keys.count, ahead};
+        return DecodeTokens<S>{tile, next, rows.stride(2), kv_heads_, keys.count, ahead, row_step};
       };
-      product_.scores(s_, tokens(args_.k, k_tile, k_next));
+      for (index_t h = 0; h < kv_heads_; ++h) load_scales(h, keys, kEveryKey.data(), keys.count);
+      product_.scores(s_, tokens(args_.k, k_row_.step(), k_tile, k_next));
       const index_t step = score_rows() * kDecodeKeys;
       for (index_t h = 0; h < kv_heads_; ++h)
         soften(h, s_ + h * step, factors_ + h * rows_, keys, kEveryKey.data(), keys.count, false);
-      product_.accumulate(o_of(0), state_step_, factors_, s_, tokens(args_.v, v_tile, v_next));
+      product_.accumulate(o_of(0), state_step_, factors_, s_,
+                          tokens(args_.v, v_row_.step(), v_tile, v_next));
     }
   }
 
@@ -283,11 +298,10 @@ class DecodeItem {
               bool mixed) {
     const RowBlock block = block_of(h);
     A *const m = m_of(h), *const l = m + rows_;
-    if constexpr (kScaled) {
-      if (args_.k_scales)
-        multiply_scales(s, k_scale_, args_.k_scales.stride(2), h, keys, index, n, nullptr);
-    }
     const index_t whole = round_up(n, V::kLanes);
+    if constexpr (kScaled) {
+      if (args_.k_scales) multiply_scales(s, k_scales_ + h * kDecodeKeys, whole, nullptr);
+    }
     for (index_t r = 0; r < rows_; ++r) {
       A* const row = s + r * kDecodeKeys;
       if constexpr (!is_identity<Score>) {
@@ -313,8 +327,7 @@ class DecodeItem {
           s + r * kDecodeKeys, 0, whole, m[r], units_.unit()));
     if constexpr (kScaled) {
       if (args_.v_scales)
-        multiply_scales(s, v_scale_, args_.v_scales.stride(2), h, keys, index, n,
-                        mixed ? seen_ : nullptr);
+        multiply_scales(s, v_scales_ + h * kDecodeKeys, whole, mixed ? seen_ : nullptr);
     }
   }
 
@@ -341,6 +354,7 @@ class DecodeItem {
   Product product_;
   A *s_, *factors_, *tops_;  // s [rows up to a multiple of four, kDecodeKeys]
   mask_int<A>* seen_;        // [rows, kDecodeKeys]
+  float *k_scales_ = nullptr, *v_scales_ = nullptr;  // [heads, kDecodeKeys], of a tile
 };
 
 /// Row r of `splits` partial results, each [rows, value_step] of o, then m [rows], then l [rows],

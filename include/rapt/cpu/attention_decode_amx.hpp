@@ -64,7 +64,7 @@ class AmxDecode {
   /// Of fewer than three rows, most of a register would be empty. With up to four, a short cache
   /// does not pay for setting the registers up, and one that comes from memory is read faster token
   /// by token, which vectors do: 1.2 times from 4 MiB on.
-  static constexpr bool serves(index_t rows, index_t bytes) {
+  static constexpr bool serves(index_t rows, index_t, index_t bytes) {
     return rows > 4 || (rows >= 3 && bytes > 65536 && bytes < 4194304);
   }
 

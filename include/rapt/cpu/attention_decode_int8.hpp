@@ -40,38 +40,127 @@ inline constexpr bool kDecodesInt8 = requires(const std::int8_t* p) {
   Q::repeat16(p);
 };
 
-/// T: of queries and outputs, summed in fp32.
-template <class T, class Q = Quads>
-class Int8Decode {
+/// What products by digits share: scales of digits, sums of the values, which numbers they are good
+/// for. Q: integer vectors, as Quads.
+template <class T, class Q>
+class DigitDecode {
+ protected:
   using V = Vec<accumulate_t<T>>;  // of float
   static constexpr index_t kLanes = V::kLanes, kRows = 4, kDigits = 3;
-  static constexpr index_t kChunk = 16;              // bytes of a row in a vector
-  static constexpr index_t kBytes = kRows * kChunk;  // of a vector
-  static constexpr float kMostSigned = 8.3e6f;       // three digits up to 127 hold more
-  static constexpr float kMostUnsigned = 1.67e7f;    // three digits up to 255
-  static constexpr float kLeast = 1e-30f;            // less is 0: kMost / kLeast is a number
-  static_assert(kLanes == kBytes / 4);
+  static constexpr index_t kBytes = 4 * kLanes;    // of a vector
+  static constexpr float kMostSigned = 8.3e6f;     // three digits up to 127 hold more
+  static constexpr float kMostUnsigned = 1.67e7f;  // three digits up to 255
+  static constexpr float kLeast = 1e-30f;          // less is 0: kMost / kLeast is a number
+  static constexpr float kPowers[kDigits] = {1, 256, 65536};
 
  public:
   using Weight = float;
   static constexpr bool kScalesQueries = true;
-  using Exact = VectorDecode<T, std::int8_t, float>;
-  /// Of fewer rows, most of a vector would be empty.
-  static constexpr bool serves(index_t rows, index_t) { return rows >= 3; }
 
-  Int8Decode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
+  void begin(index_t h, float*) {
+    std::fill_n(sums_of(h * groups_, 0), groups_ * kRows * blocks_ * kBytes, 0.f);
+  }
+
+  /// False if a query is not finite, or a weight infinite or negative.
+  bool finish(index_t h, float* o) const {
+    const index_t step = round_up(value_dim_, kLanes);
+    for (index_t r = 0; r < rows_; ++r) {
+      const float* const sums = sums_of(h * groups_ + r / kRows, r % kRows);
+      // Quad (a, b) of a block of 4 x 4 quads lies at (b, a): see Quads::interleave_half.
+      for (index_t t = 0; t < step; t += kLanes)
+        V::gather_quads(sums + t / kBytes * kBytes + t % kBytes / 4, kLanes)
+            .store(o + r * step + t);
+    }
+    return exact_;
+  }
+
+ protected:
+  DigitDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),
         groups_(ceil_div(rows, kRows)),
         dim_(dim),
-        chunks_(ceil_div(dim, kChunk)),
         value_dim_(value_dim),
         blocks_(ceil_div(value_dim, kBytes)) {
+    o_ = scratch.tensor<float>(Shape<1>{heads * groups_ * kRows * blocks_ * kBytes}).data();
+    row_ = scratch.tensor<float>(Shape<1>{round_up(dim, kLanes)}).data();
+  }
+
+  /// How numbers up to `top` become digits, and digits numbers.
+  struct Scale {
+    float to_digits = 0, step = 0;
+
+    Scale(float top, float most) {
+      if (top >= kLeast) to_digits = most / top, step = top / most;
+    }
+  };
+
+  /// row_ = factor * from, zeros beyond the last dim, and how it becomes digits.
+  Scale scale_query(const T* from, float factor) {
+    V most = V::zero(), difference = V::zero();  // x - x: 0, or NaN for an infinity or a NaN
+    for (index_t t = 0; t < dim_; t += kLanes) {
+      const V x = load_lanes<float>(from + t, dim_ - t) * V::broadcast(factor);
+      x.store(row_ + t);
+      most = max(most, max(x, V::zero() - x));
+      difference = difference + (x - x);
+    }
+    exact_ = exact_ && sum(difference) == 0;
+    return Scale(largest(most), kMostSigned);
+  }
+
+  /// What the lowest digit of n weights (whole vectors) is worth: NaN if a weight is. store(f)
+  /// writes the digits of w * f and says whether a number was negative.
+  template <class Store>
+  float store_weights(const float* w, index_t n, const Store& store) {
+    const Scale scale(largest(row_top(w, index_t{0}, n)), kMostUnsigned);
+    if (!store(V::broadcast(scale.to_digits))) return scale.step;
+    // Weights that are negative, as scales may be, infinite, or not numbers: these make their own
+    // row so, the others are for Exact. (Digits of 0, and of what is no number, are 0.)
+    store(V::zero());
+    if (std::any_of(w, w + n, [](float x) { return x != x; }))
+      return std::numeric_limits<float>::quiet_NaN();
+    exact_ = false;
+    return 0;
+  }
+
+  /// [blocks][4 quads of dims][16], in the order of Quads::interleave_half.
+  float* sums_of(index_t part, index_t row) const {
+    return o_ + (part * kRows + row) * blocks_ * kBytes;
+  }
+
+  /// o f + step times the sums of the three digits.
+  static void add_digits(float* o, const Q (&digits)[kDigits], float step, float factor) {
+    const V total = fma(to_float(digits[2]), V::broadcast(kPowers[2]),
+                        fma(to_float(digits[1]), V::broadcast(kPowers[1]), to_float(digits[0])));
+    fma(total, V::broadcast(step), V::load(o) * V::broadcast(factor)).store(o);
+  }
+
+  const index_t rows_, groups_, dim_, value_dim_, blocks_;
+  float* o_;    // [heads][groups][rows][blocks of 64 dims]
+  float* row_;  // a query
+  bool exact_ = true;
+};
+
+/// T: of queries and outputs, summed in fp32.
+template <class T, class Q = Quads>
+class Int8Decode : public DigitDecode<T, Q> {
+  using Base = DigitDecode<T, Q>;
+  using Base::kBytes, Base::kDigits, Base::kLanes, Base::kPowers, Base::kRows;
+  using Base::rows_, Base::groups_, Base::dim_, Base::value_dim_, Base::blocks_, Base::row_;
+  using typename Base::Scale, typename Base::V;
+  static constexpr index_t kChunk = 16;  // bytes of a row in a vector
+  static_assert(kBytes == kRows * kChunk);
+
+ public:
+  using Exact = VectorDecode<T, std::int8_t, float>;
+  /// Of fewer rows, most of a vector would be empty.
+  static constexpr bool serves(index_t rows, index_t, index_t) { return rows >= 3; }
+
+  Int8Decode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
+      : Base(scratch, heads, rows, dim, value_dim), chunks_(ceil_div(dim, kChunk)) {
     const index_t parts = heads * groups_;
     q_ = scratch.tensor<std::int8_t>(Shape<1>{parts * chunks_ * kDigits * kBytes}).data();
     starts_ = scratch.tensor<std::int32_t>(Shape<1>{parts * kDigits * kLanes}).data();
     steps_ = scratch.tensor<float>(Shape<1>{parts * kDigits * kLanes}).data();
-    o_ = scratch.tensor<float>(Shape<1>{parts * kRows * blocks_ * kBytes}).data();
-    row_ = scratch.tensor<float>(Shape<1>{chunks_ * kChunk}).data();
     w_ = scratch.tensor<std::uint8_t>(Shape<1>{kRows * kRowBytes}).data();
     std::fill_n(q_, parts * chunks_ * kDigits * kBytes, std::int8_t{0});
     std::fill_n(starts_, parts * kDigits * kLanes, 0);
@@ -79,16 +168,7 @@ class Int8Decode {
   }
 
   void set_query(index_t h, index_t r, const T* from, float factor) {
-    for (index_t t = 0; t < dim_; t += kLanes)
-      (load_lanes<float>(from + t, dim_ - t) * V::broadcast(factor)).store(row_ + t);
-    V most = V::zero(), difference = V::zero();  // x - x: 0, or NaN for an infinity or a NaN
-    for (index_t t = 0; t < chunks_ * kChunk; t += kLanes) {
-      const V x = V::load(row_ + t);
-      most = max(most, max(x, V::zero() - x));
-      difference = difference + (x - x);
-    }
-    exact_ = exact_ && sum(difference) == 0;
-    const Scale scale(largest(most), kMostSigned);
+    const Scale scale = this->scale_query(from, factor);
     const index_t part = h * groups_ + r / kRows, row = r % kRows;
     for (index_t t = 0; t < chunks_; ++t) {
       std::int8_t* const to = q_ + (part * chunks_ + t) * kDigits * kBytes + row * kChunk;
@@ -107,10 +187,6 @@ class Int8Decode {
       digits.store(starts);
       for (index_t i = 0; i < kLanes; ++i) starts[i] *= -128;
     }
-  }
-
-  void begin(index_t h, float*) {
-    std::fill_n(sums_of(h * groups_, 0), groups_ * kRows * blocks_ * kBytes, 0.f);
   }
 
   [[gnu::noinline]] void scores(index_t h, float* s, const DecodeKeys<std::int8_t>& keys,
@@ -138,21 +214,6 @@ class Int8Decode {
     }
   }
 
-  /// False if a query is not finite, or a weight infinite or negative.
-  bool finish(index_t h, float* o) const {
-    const index_t step = round_up(value_dim_, kLanes);
-    for (index_t r = 0; r < rows_; ++r)
-      for (index_t t = 0; t < step; t += 4) {
-        // Quad (a, b) of a block of 4 x 4 quads lies at (b, a): see Quads::interleave_half.
-        const index_t block = t / kBytes, quad = t % kBytes / 4;
-        std::memcpy(o + r * step + t,
-                    sums_of(h * groups_ + r / kRows, r % kRows) + block * kBytes +
-                        (quad % 4 * 4 + quad / 4) * 4,
-                    4 * sizeof(float));
-      }
-    return exact_;
-  }
-
   index_t steps(index_t n) const {
     return groups_ * (ceil_div(n, kKeys) + 2 * blocks_ * ceil_div(n, kKeysOfStep));
   }
@@ -160,40 +221,14 @@ class Int8Decode {
  private:
   static constexpr int kKeys = 4;                        // of a step
   static constexpr index_t kRowBytes = 4 * kDecodeKeys;  // [keys / 4][digits, 0][4 keys]
-  static constexpr float kPowers[kDigits] = {1, 256, 65536};
 
-  /// How numbers up to `top` become digits, and digits numbers.
-  struct Scale {
-    float to_digits = 0, step = 0;
-
-    Scale(float top, float most) {
-      if (top >= kLeast) to_digits = most / top, step = top / most;
-    }
-  };
-
-  /// The digits of a row of n weights (whole vectors), and what the lowest is worth: NaN if a
-  /// weight is.
   float digits_of_weights(std::uint8_t* to, const float* w, index_t n) {
-    const Scale scale(largest(row_top(w, index_t{0}, n)), kMostUnsigned);
-    Q all = Q::zero();
-    for (index_t j = 0; j < n; j += kLanes)
-      all = all | Q::store_digits(V::load(w + j) * V::broadcast(scale.to_digits), to + 4 * j);
-    return Q::any_negative(all) ? step_of_odd_weights(to, w, n) : scale.step;
-  }
-  /// Weights that are negative, as scales may be, infinite, or not numbers: these make their own
-  /// row so, the others are for Exact.
-  [[gnu::noinline, gnu::cold]] float step_of_odd_weights(std::uint8_t* digits, const float* w,
-                                                         index_t n) {
-    std::fill_n(digits, 4 * n, std::uint8_t{0});
-    if (std::any_of(w, w + n, [](float x) { return x != x; }))
-      return std::numeric_limits<float>::quiet_NaN();
-    exact_ = false;
-    return 0;
-  }
-
-  /// [blocks][4 quads of dims][16], in the order of Quads::interleave_half.
-  float* sums_of(index_t part, index_t row) const {
-    return o_ + (part * kRows + row) * blocks_ * kBytes;
+    return this->store_weights(w, n, [=](V factor) {
+      Q all = Q::zero();
+      for (index_t j = 0; j < n; j += kLanes)
+        all = all | Q::store_digits(V::load(w + j) * factor, to + 4 * j);
+      return Q::any_negative(all);
+    });
   }
 
   /// Scores of a group of four rows and of four keys.
@@ -285,29 +320,22 @@ class Int8Decode {
       else
         step(j, [=](const std::int8_t* p) { return Q::load(p, bytes); });
     }
-    const V power1 = V::broadcast(kPowers[1]), power2 = V::broadcast(kPowers[2]);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       if (r == rows) break;
-      float* const o = sums_of(part, r) + block * kBytes + (high ? 2 * kLanes : 0);
+      float* const o = this->sums_of(part, r) + block * kBytes + (high ? 2 * kLanes : 0);
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v) {
-        const V total = fma(to_float(acc[r][2][v]), power2,
-                            fma(to_float(acc[r][1][v]), power1, to_float(acc[r][0][v])));
-        fma(total, V::broadcast(steps[r]), V::load(o + v * kLanes) * V::broadcast(factors[r]))
-            .store(o + v * kLanes);
-      }
+      for (int v = 0; v < 2; ++v)
+        this->add_digits(o + v * kLanes, {acc[r][0][v], acc[r][1][v], acc[r][2][v]}, steps[r],
+                         factors[r]);
     }
   }
 
-  const index_t rows_, groups_, dim_, chunks_, value_dim_, blocks_;
+  const index_t chunks_;
   std::int8_t* q_;        // [heads][groups][chunks][digits][rows][16]
   std::int32_t* starts_;  // [heads][groups][digits][rows][4]
   float* steps_;          // likewise: what a digit is worth
-  float* o_;              // [heads][groups][rows][blocks of 64 dims]
-  float* row_;            // a query
   std::uint8_t* w_;       // [rows][kRowBytes]: weights of a group
-  bool exact_ = true;
 };
 
 }  // namespace detail

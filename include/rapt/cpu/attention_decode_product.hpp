@@ -21,8 +21,9 @@
 //                                 the same of all heads, token by token, with the same bits; where
 //                                 kInOrder and in_order()
 //   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
-//   serves(rows, bytes), Exact    whether to take it for so many rows of a head and bytes of keys
-//                                 and values; what to use if not, or where finish() says so
+//   serves(rows, dim, bytes)      whether to take it for so many rows of a head, dims of a key, and
+//                                 bytes of keys and values
+//   Exact                         what to use if not, or where finish() says so; perhaps itself
 //
 // Keys and values of bfloat16 are multiplied in pairs where dot products of pairs are faster than
 // multiply-adds: neighbouring dims of a key, neighbouring keys for values, whose weights are
@@ -63,6 +64,7 @@ struct DecodeTokens {
   const T* const* rows;
   const T* const* next;
   index_t head_step, heads, n, distance;
+  index_t step;  // elements from a token to the next; 0 if they follow no pattern
 
   /// Tokens j, j + 1, ..., j + count - 1 of head h, `distance` further on. (Inlined: a function
   /// that only prefetches does nothing as far as a compiler can see, and it leaves out the call.)
@@ -599,7 +601,7 @@ class VectorDecode {
   using Weight = typename Row::Weight;
   static constexpr bool kScalesQueries = std::is_same_v<Factor, A>;
   using Exact = VectorDecode;
-  static constexpr bool serves(index_t, index_t) { return true; }
+  static constexpr bool serves(index_t, index_t, index_t) { return true; }
 
   VectorDecode(Scratch<Cpu>& scratch, index_t heads, index_t rows, index_t dim, index_t value_dim)
       : rows_(rows),

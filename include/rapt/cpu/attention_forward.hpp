@@ -384,12 +384,15 @@ class AttentionForward {
                                                        kv_heads, block, state, size, scratch)
           .run(keys.begin, keys.end);
     };
-    using Decode = typename Product::Decode;
     const index_t bytes = at.seq.kv_len * args_.k.extent(2) *
                           (args_.k.extent(3) + args_.v.extent(3)) *
                           static_cast<index_t>(sizeof(typename Args::Stored));
-    if (!Decode::serves(block.rows(), bytes) || !run(std::type_identity<Decode>{}))
-      run(std::type_identity<typename Decode::Exact>{});
+    const auto attempt = [&]<class By>(const auto& self, std::type_identity<By> by) -> void {
+      if (By::serves(block.rows(), args_.k.extent(3), bytes) && run(by)) return;
+      if constexpr (!std::is_same_v<By, typename By::Exact>)
+        self(self, std::type_identity<typename By::Exact>{});
+    };
+    attempt(attempt, std::type_identity<typename Product::Decode>{});
     for (index_t h = 0; at.cut.splits == 1 && h < kv_heads; ++h)
       finish_state(at, at.kv_head + h, block_of(at, at.kv_head + h, 0, scratch), state + h * size,
                    scratch);

@@ -35,7 +35,7 @@
 
 #include "rapt/core/scratch.hpp"
 #include "rapt/cpu/attention_call.hpp"
-#include "rapt/cpu/attention_decode_int8.hpp"
+#include "rapt/cpu/attention_decode_int8_amx.hpp"
 #include "rapt/cpu/attention_decode_product.hpp"
 #include "rapt/cpu/attention_pairs.hpp"
 #include "rapt/cpu/attention_tile.hpp"
@@ -77,11 +77,11 @@ struct ScoreTile {
 
 namespace detail {
 
-/// The products for few rows without matrix registers.
+/// The products for few rows, but for bfloat16 in matrix registers.
 template <class T, class Stored, class Unit>
-using DecodeOf = std::conditional_t<std::is_same_v<Stored, std::int8_t> &&
-                                        std::is_same_v<Unit, float> && kDecodesInt8<Quads>,
-                                    Int8Decode<T>, VectorDecode<T, Stored, Unit>>;
+using DecodeOf = std::conditional_t<
+    std::is_same_v<Stored, std::int8_t> && std::is_same_v<Unit, float> && kDecodesInt8<Quads>,
+    std::conditional_t<kAmxInt8, AmxInt8Decode<T>, Int8Decode<T>>, VectorDecode<T, Stored, Unit>>;
 
 /// Row r of the weights that took the place of a tile's scores, in pairs (soften_row).
 template <class Tile>

@@ -24,9 +24,9 @@
 //
 // and all of them narrow_dot() and the others below, which are exact, so that all machines agree.
 //
-// With AVX-512 VNNI there is besides what cpu/attention_decode_int8.hpp takes: load(p, n),
-// repeat16(p), a.plus128(), interleave_half(), store_signed_digits(), store_digits(),
-// any_negative().
+// With AVX-512 VNNI there is besides what cpu/attention_decode_int8.hpp and its form for matrix
+// registers take: load(p, n), repeat16(p), gather_quads(), transpose(), a.plus128(),
+// interleave_half(), store_signed_digits(), store_digits(), any_negative().
 #pragma once
 
 #include <algorithm>

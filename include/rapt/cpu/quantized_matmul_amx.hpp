@@ -16,6 +16,8 @@
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #pragma once
 
+#include <type_traits>
+
 #include "rapt/cpu/quantized_panel.hpp"
 #include "rapt/cpu/simd/amx_int8.hpp"
 
@@ -119,14 +121,13 @@ void multiply_unpacked(float* sums, index_t step, const std::uint8_t* panel, ind
     const index_t count = std::min(kMost, blocks - begin);
     const std::uint8_t* const codes = panel + begin * kStep;
     const std::uint8_t* const rows = x + begin * kXStep;
-    struct Operands {
-      const std::uint8_t *a, *b;
-    };
-    tiles.template multiply<kQuads>(products, count * kHalves, kColumns, [=](index_t i) {
-      const index_t b = i / kHalves, h = i % kHalves;
-      return Operands{rows + b * kXStep + 4 * kQuads * h,
-                      codes + b * kStep + PanelLayout::kPlane * kQuads * h};
-    });
+    tiles.template multiply<kQuads, AmxSigns::signed_unsigned>(
+        products, count * kHalves, std::integral_constant<index_t, 1>{}, kColumns, 4 * kAll,
+        [=](index_t i, index_t) {
+          const index_t b = i / kHalves, h = i % kHalves;
+          return AmxOperands{rows + b * kXStep + 4 * kQuads * h,
+                             codes + b * kStep + PanelLayout::kPlane * kQuads * h};
+        });
     for (index_t b = 0; b < count; ++b) {
       const std::uint8_t* const block = codes + b * kStep;
       scale_products<kFormat>(

@@ -39,6 +39,25 @@ struct Quads {
   static Quads repeat16(const void* p) {
     return {_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
   }
+  /// 16 bytes each at p, p + step, p + 2 step, p + 3 step (of int32).
+  static Quads gather_quads(const std::int32_t* p, index_t step) {
+    const auto quad = [](const std::int32_t* from) __attribute__((always_inline)) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    };
+    __m512i x = _mm512_castsi128_si512(quad(p));
+    x = _mm512_mask_broadcast_i32x4(x, 0x00f0, quad(p + step));
+    x = _mm512_mask_broadcast_i32x4(x, 0x0f00, quad(p + 2 * step));
+    return {_mm512_mask_broadcast_i32x4(x, 0xf000, quad(p + 3 * step))};
+  }
+  /// Rows of quads as columns.
+  static void transpose(Quads (&a)[kLanes]) {
+    Vec<float> bits[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) bits[i].v = _mm512_castsi512_ps(a[i].v);
+    Vec<float>::transpose(bits);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) a[i].v = _mm512_castps_si512(bits[i].v);
+  }
   /// Signed bytes as unsigned ones, 128 larger.
   Quads plus128() const { return {_mm512_xor_si512(v, _mm512_set1_epi8(-128))}; }
   /// Half of four rows of 64 bytes, next to each other: lane 4 a + i of vector b holds the four
@@ -71,6 +90,26 @@ struct Quads {
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     _mm512_storeu_si512(to, _mm512_shuffle_epi8(n, order));
     return {n};
+  }
+  /// The same of 64 numbers, of each digit on its own, 64 bytes. The four of a quad stay side by
+  /// side, but quad 4 i + l comes at place 4 l + i.
+  static Quads store_digits(const Vec<float> (&x)[4], std::uint8_t* d0, std::uint8_t* d1,
+                            std::uint8_t* d2) {
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i n[4], digits[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      n[i] = _mm512_cvtps_epi32(x[i].v);
+      digits[i] = _mm512_shuffle_epi8(n[i], order);
+    }
+    const __m512i low0 = _mm512_unpacklo_epi32(digits[0], digits[1]);
+    const __m512i low1 = _mm512_unpacklo_epi32(digits[2], digits[3]);
+    _mm512_storeu_si512(d0, _mm512_unpacklo_epi64(low0, low1));
+    _mm512_storeu_si512(d1, _mm512_unpackhi_epi64(low0, low1));
+    _mm512_storeu_si512(d2, _mm512_unpacklo_epi64(_mm512_unpackhi_epi32(digits[0], digits[1]),
+                                                  _mm512_unpackhi_epi32(digits[2], digits[3])));
+    return {_mm512_or_si512(_mm512_or_si512(n[0], n[1]), _mm512_or_si512(n[2], n[3]))};
   }
   static bool any_negative(Quads numbers) { return _mm512_movepi32_mask(numbers.v) != 0; }
 
