@@ -51,19 +51,21 @@ struct AttentionCut {
 
 namespace detail {
 
-inline constexpr index_t kDecodeRows = 16;    // up to here, dot products beat packing
-inline constexpr index_t kDecodeSplit = 512;  // most keys
-inline constexpr index_t kSmallSplit = 256;   // fewest, where sequences and heads are few
+inline constexpr index_t kDecodeRows = 16;              // up to here, dot products beat packing
+inline constexpr index_t kDecodeSplit = 512;            // most keys
+inline constexpr index_t kSmallSplit = 256;             // fewest, where sequences and heads are few
+inline constexpr index_t kFarBytes = index_t{4} << 20;  // of keys and values: few caches hold them
 inline constexpr index_t kTiledSplit = 2048;
 inline constexpr index_t kEnoughItems = 8;   // for a few threads
 inline constexpr index_t kFewRows = 192;     // of a block, below which packing shows
 inline constexpr index_t kFewestRows = 128;  // the same, where a thread would wait instead
 
 /// Blocks of up to max_rows rows, a multiple of row_unit where there are several.
-/// heads_side_by_side: a token's rows of keys, and of values, follow one another in memory.
+/// token_bytes: of a token's keys and values of all heads. heads_side_by_side: these follow one
+/// another in memory, which may change no split, and so no bit.
 inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, index_t kv_heads,
                                  index_t max_rows, index_t row_unit, index_t sequences,
-                                 bool heads_side_by_side) {
+                                 index_t token_bytes, bool heads_side_by_side) {
   AttentionCut cut{};
   const bool decode = seq.q_len * group <= kDecodeRows;
   cut.heads = std::min(group, max_rows);
@@ -89,8 +91,11 @@ inline AttentionCut cut_sequence(const AttentionSequence& seq, index_t group, in
   cut.splits = 1;
   if (decode) {
     cut.splits = std::max<index_t>(1, ceil_div(seq.kv_len, kDecodeSplit));
-    while (sequences * kv_heads * cut.splits < kEnoughItems / 2 &&
-           seq.kv_len >= (cut.splits + 1) * kSmallSplit)
+    // What comes from memory is read fastest whole tokens at a time: items are then splits, not
+    // heads. Where it is near, merging more splits costs more than that gains.
+    const bool far = sequences * seq.kv_len * token_bytes >= kFarBytes;
+    const index_t parts = far ? 1 : kv_heads, enough = far ? kEnoughItems : kEnoughItems / 2;
+    while (sequences * parts * cut.splits < enough && seq.kv_len >= (cut.splits + 1) * kSmallSplit)
       ++cut.splits;
   } else if (cut.query_blocks == 1 && seq.kv_len >= 2 * kTiledSplit) {
     cut.splits = ceil_div(seq.kv_len, kTiledSplit);
@@ -274,8 +279,10 @@ class AttentionForward {
     const auto side_by_side = [](const auto& rows) {
       return rows.stride(2) >= rows.extent(3) && rows.stride(2) < 2 * rows.extent(3);
     };
+    const index_t token_bytes = kv_heads_ * (args_.k.extent(3) + args_.v.extent(3)) *
+                                static_cast<index_t>(sizeof(typename Args::Stored));
     return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, Tiling::kGroup, sequences_,
-                                side_by_side(args_.k) && side_by_side(args_.v));
+                                token_bytes, side_by_side(args_.k) && side_by_side(args_.v));
   }
   /// o, m and l of a block.
   index_t state_size(const AttentionCut& cut) const {
