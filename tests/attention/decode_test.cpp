@@ -89,6 +89,17 @@ TEST(DecodeSplit, EmptySplitsDoNotCount) {
     });
 }
 
+// From 4 MiB of keys and values on: items are splits of 256 keys and more first, then heads.
+TEST(DecodeSplit, LongTokensAreCutIntoSplitsBeforeHeads) {
+  for (const auto& [batch, kv_len] :
+       {std::pair<index_t, index_t>{1, 512}, {1, 767}, {1, 768}, {3, 800}, {1, 2100}}) {
+    const Sizes sizes{
+        .batch = batch, .q_len = 1, .kv_len = kv_len, .heads = 32, .kv_heads = 16, .head_dim = 64};
+    SCOPED_TRACE(testing::Message() << sizes);
+    expect_matches_oracle(Problem<float>(sizes), Causal{} & SlidingWindow{1500});
+  }
+}
+
 /// x [batch, tokens, heads, dim], memory [batch, heads, tokens, dim].
 template <class T>
 Tensor<T, 4> head_after_head(const Tensor<T, 4>& x) {

@@ -2,7 +2,7 @@
 // for all query heads of its group, straight from the cache, and nothing is packed.
 //
 //   for 128 keys at a time:
-//     s[r][j] = dot(q_r, k_j)          a product (cpu/attention_decode_product.hpp, _amx.hpp)
+//     s[r][j] = dot(q_r, k_j)          a product (cpu/attention_decode_*.hpp)
 //     e, m, l: online softmax          as in cpu/attention_block.hpp
 //     o[r] += e[r][j] v_j              the same product
 //

@@ -10,7 +10,8 @@
 // vectors take 12. What is left is to put scores in order, to pack values, and to store tiles. The
 // sums are exact, and weights have the same digits, as there.
 //
-// Keys that follow no pattern, or are no multiple of 16 keys and of 64 dims, are copied first.
+// Shapes as there: q [heads, rows, dim] of T, keys and values int8 [tokens, heads, dim], s and o of
+// fp32. Keys that follow no pattern, or are no multiple of 16 keys and of 64 dims, are copied first.
 // Token by token (DecodeTokens), values are packed in the order in which they lie.
 //
 // Source: the instructions, TDPBSSD and TDPBUSD, in Intel 64 and IA-32 Architectures Software

@@ -279,10 +279,13 @@ class AttentionForward {
     const auto side_by_side = [](const auto& rows) {
       return rows.stride(2) >= rows.extent(3) && rows.stride(2) < 2 * rows.extent(3);
     };
-    const index_t token_bytes = kv_heads_ * (args_.k.extent(3) + args_.v.extent(3)) *
-                                static_cast<index_t>(sizeof(typename Args::Stored));
     return detail::cut_sequence(seq, group_, kv_heads_, max_rows_, Tiling::kGroup, sequences_,
-                                token_bytes, side_by_side(args_.k) && side_by_side(args_.v));
+                                token_bytes(), side_by_side(args_.k) && side_by_side(args_.v));
+  }
+  /// Of a token's keys and values.
+  index_t token_bytes() const {
+    return kv_heads_ * (args_.k.extent(3) + args_.v.extent(3)) *
+           static_cast<index_t>(sizeof(typename Args::Stored));
   }
   /// o, m and l of a block.
   index_t state_size(const AttentionCut& cut) const {
@@ -391,9 +394,7 @@ class AttentionForward {
                                                        kv_heads, block, state, size, scratch)
           .run(keys.begin, keys.end);
     };
-    const index_t bytes = at.seq.kv_len * args_.k.extent(2) *
-                          (args_.k.extent(3) + args_.v.extent(3)) *
-                          static_cast<index_t>(sizeof(typename Args::Stored));
+    const index_t bytes = at.seq.kv_len * token_bytes();
     const auto attempt = [&]<class By>(const auto& self, std::type_identity<By> by) -> void {
       if (By::serves(block.rows(), args_.k.extent(3), bytes) && run(by)) return;
       if constexpr (!std::is_same_v<By, typename By::Exact>)

@@ -345,6 +345,19 @@ struct Vec<double> {
   }
 };
 
+namespace detail {
+/// Rows of 16 integers of 32 bits as columns. X holds one, v.
+template <class X>
+[[gnu::always_inline]] inline void transpose_bits(X (&a)[16]) {
+  Vec<float> bits[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) bits[i].v = _mm512_castsi512_ps(a[i].v);
+  Vec<float>::transpose(bits);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) a[i].v = _mm512_castps_si512(bits[i].v);
+}
+}  // namespace detail
+
 #if defined(RAPT_BFLOAT16_DOT)
 /// Pairs of bfloat16, for vdpbf16ps.
 template <>
@@ -412,14 +425,7 @@ struct Vec<Bfloat16Pair> {
     return {
         _mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
   }
-  static void transpose(Vec (&a)[kLanes]) {
-    Vec<float> bits[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) bits[i].v = _mm512_castsi512_ps(a[i].v);
-    Vec<float>::transpose(bits);
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) a[i].v = _mm512_castps_si512(bits[i].v);
-  }
+  static void transpose(Vec (&a)[kLanes]) { detail::transpose_bits(a); }
 };
 #endif
 

@@ -50,14 +50,7 @@ struct Quads {
     return {_mm512_mask_broadcast_i32x4(x, 0xf000, quad(p + 3 * step))};
   }
   /// Rows of quads as columns.
-  static void transpose(Quads (&a)[kLanes]) {
-    Vec<float> bits[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) bits[i].v = _mm512_castsi512_ps(a[i].v);
-    Vec<float>::transpose(bits);
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) a[i].v = _mm512_castps_si512(bits[i].v);
-  }
+  static void transpose(Quads (&a)[kLanes]) { detail::transpose_bits(a); }
   /// Signed bytes as unsigned ones, 128 larger.
   Quads plus128() const { return {_mm512_xor_si512(v, _mm512_set1_epi8(-128))}; }
   /// Half of four rows of 64 bytes, next to each other: lane 4 a + i of vector b holds the four
