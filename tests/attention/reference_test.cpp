@@ -216,6 +216,10 @@ TEST(Reference, QueryThatSeesNoKeyGivesZerosAndMinusInfinity) {
   EXPECT_EQ(s.out(0, 0, 0, 0), 0);
   for (index_t e = 0; e < 4; ++e)
     EXPECT_EQ(s.out(0, 4, 1, e), r.out(0, 4, 1, e));  // sink -inf: none
+  sinks(0) = -1000;  // exp(-sink) is infinite, and multiplies nothing
+  const Result low = attend(q, k, v, Causal{}, Identity{}, {.sink_logits = sinks});
+  EXPECT_EQ(low.logsumexp_with_sink(0, 0, 0), -1000);
+  EXPECT_EQ(low.out(0, 0, 0, 0), 0);
 }
 
 TEST(Reference, NoKeysAtAll) {

@@ -7,6 +7,7 @@
 
 #include "rapt/core/packed_matrix.hpp"
 #include "rapt/core/random.hpp"
+#include "support/tolerance.hpp"
 
 namespace rapt {
 namespace {
@@ -19,7 +20,7 @@ struct Strided {
 
   Strided(index_t rows, index_t columns, bool by_rows, index_t gap, Philox& random)
       : memory(Shape{(by_rows ? rows : columns) * ((by_rows ? columns : rows) + gap) + 1}) {
-    fill_normal(memory, random);
+    fill_uniform(memory, random, -1, 1);
     const index_t line = (by_rows ? columns : rows) + gap;
     view = {memory.data(), Shape{rows, columns}, by_rows ? Shape{line, 1} : Shape{1, line}};
   }
@@ -45,7 +46,7 @@ void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, b
   Strided<T> a(m, k, a_rows, gap, random), b(k, n, b_rows, gap, random);
   Strided<Out> out(m, n, true, gap, random), before = out;
   Tensor<T, 1> bias(Shape{n});
-  fill_normal(bias, random);
+  fill_uniform(bias, random, -1, 1);
   MatmulOptions<T, Cpu> options{.accumulate = accumulate};
   if (has_bias) options.bias = bias;
   Tensor<Out, 1> packed_memory = before.memory;
@@ -54,13 +55,14 @@ void expect_product(index_t m, index_t n, index_t k, bool a_rows, bool b_rows, b
   matmul(packed, a.view, PackedMatrix<T>(b.view), options);
 
   constexpr double kSumError = sizeof(accumulate_t<T>) == 8 ? 1e-14 : 2e-6;
+  const auto exact_a = test::doubles(a.view), exact_b = test::doubles(b.view.transpose());
   for (index_t i = 0; i < m; ++i) {
     for (index_t j = 0; j < n; ++j) {
       const double start = accumulate ? static_cast<double>(before.memory(i * (n + gap) + j)) : 0.0;
       double want = start + (has_bias ? static_cast<double>(bias(j)) : 0.0);
       double size = std::abs(start) + 1;
       for (index_t l = 0; l < k; ++l) {
-        const double term = static_cast<double>(a.view(i, l)) * static_cast<double>(b.view(l, j));
+        const double term = exact_a.data()[i * k + l] * exact_b.data()[j * k + l];
         want += term;
         size += std::abs(term);
       }
@@ -136,8 +138,8 @@ TYPED_TEST(Matmul, DoesNotDependOnTheNumberOfThreads) {
            {1, 1500, 300}, {3, 700, 65}, {500, 800, 70}, {130, 150, 1100}}) {
     Philox random(7);
     Tensor<TypeParam, 2> a({m, k}), w({n, k});
-    fill_normal(a, random);
-    fill_normal(w, random);
+    fill_uniform(a, random, -1, 1);
+    fill_uniform(w, random, -1, 1);
     set_num_threads(1);
     Tensor<TypeParam, 2> want({m, n});
     matmul(want, a, w.transpose());
@@ -161,8 +163,8 @@ TYPED_TEST(Matmul, RowsOfADecodeStepDoNotDependOnTheirNeighbours) {
   // Up to four rows share the pass over b; each is summed as if it were alone.
   Philox random(8);
   Tensor<TypeParam, 2> a({4, 203}), w({77, 203}), all({4, 77}), one({1, 77});
-  fill_normal(a, random);
-  fill_normal(w, random);
+  fill_uniform(a, random, -1, 1);
+  fill_uniform(w, random, -1, 1);
   matmul(all, a, w.transpose());
   for (index_t i = 0; i < 4; ++i) {
     matmul(one, a.slice(0, i, i + 1), w.transpose());
@@ -175,8 +177,8 @@ TYPED_TEST(Matmul, PackedAheadOrOnTheWayIsTheSame) {
            {13, 49, 31}, {64, 96, 64}, {150, 100, 1100}, {40, 20, 2070}}) {
     Philox random(9);
     Tensor<TypeParam, 2> a({m, k}), w({n, k}), plain({m, n}), packed({m, n});
-    fill_normal(a, random);
-    fill_normal(w, random);
+    fill_uniform(a, random, -1, 1);
+    fill_uniform(w, random, -1, 1);
     matmul(plain, a, w.transpose());
     matmul(packed, a, PackedMatrix<TypeParam>(w.transpose()));
     EXPECT_EQ(std::memcmp(packed.data(), plain.data(), plain.bytes()), 0) << m;
@@ -193,9 +195,9 @@ TYPED_TEST(Matmul, PackedOnceForManyRowsIsTheSame) {
       Philox random(11);
       Strided<TypeParam> a(m, k, by_rows, 1, random), b(k, n, !by_rows, 1, random);
       Tensor<TypeParam, 1> bias(Shape{n});
-      fill_normal(bias, random);
+      fill_uniform(bias, random, -1, 1);
       Tensor<TypeParam, 2> plain({m, n}), packed({m, n});
-      fill_normal(plain, random);
+      fill_uniform(plain, random, -1, 1);
       packed = plain;
       matmul(plain, a.view, b.view, {.bias = bias, .accumulate = true});
       matmul(packed, a.view, PackedMatrix<TypeParam>(b.view), {.bias = bias, .accumulate = true});

@@ -37,6 +37,30 @@ inline bool is_close(double got, double want, Tolerance tolerance) {
   return std::abs(got - want) <= tolerance.absolute + tolerance.relative * std::abs(want);
 }
 
+/// Row n along the last axis, in row-major order.
+template <class T, std::size_t Rank, class Backend>
+T* row_of(TensorView<T, Rank, Backend> x, index_t n) {
+  index_t at = 0;
+  for (std::size_t axis = Rank - 1; axis-- > 0;) {
+    at += n % x.extent(axis) * x.stride(axis);
+    n /= x.extent(axis);
+  }
+  return x.data() + at;
+}
+
+/// A row-major copy as doubles.
+template <class X>
+auto doubles(const X& x) {
+  const auto from = as_const_view(x);
+  Tensor<double, rank_v<X>> to(from.shape());
+  const index_t last = from.extent(rank_v<X> - 1), step = from.stride(rank_v<X> - 1);
+  for (index_t n = 0; n < to.size(); n += last) {
+    const auto* const row = row_of(from, n / last);
+    for (index_t i = 0; i < last; ++i) to.data()[n + i] = static_cast<double>(row[i * step]);
+  }
+  return to;
+}
+
 /// Every entry of `got` against `want`, entry n in row-major order within tolerance(n); reports the
 /// first that is too far off.
 template <class Got, class Want, class ToleranceOf>
@@ -47,19 +71,16 @@ void expect_close(const Got& got_tensor, const Want& want_tensor, ToleranceOf to
   const auto got = as_const_view(got_tensor);
   const auto want = as_const_view(want_tensor);
   ASSERT_EQ(got.shape(), want.shape()) << name;
+  auto got_row = got.data();
+  auto want_row = want.data();
+  const index_t last = got.extent(kRank - 1);
   for (index_t n = 0; n < got.size(); ++n) {
-    index_t left = n, got_at = 0, want_at = 0;
-    for (std::size_t axis = kRank; axis-- > 0;) {
-      const index_t i = left % got.extent(axis);
-      left /= got.extent(axis);
-      got_at += i * got.stride(axis);
-      want_at += i * want.stride(axis);
-    }
-    const double g = static_cast<double>(got.data()[got_at]);
-    const double w = static_cast<double>(want.data()[want_at]);
-    ASSERT_TRUE(is_close(g, w, tolerance(n)))
-        << name << ": entry " << n << " of " << detail::shape_text(got.shape()) << " is " << g
-        << ", expected " << w;
+    if (n % last == 0) got_row = row_of(got, n / last), want_row = row_of(want, n / last);
+    const double g = static_cast<double>(got_row[n % last * got.stride(kRank - 1)]);
+    const double w = static_cast<double>(want_row[n % last * want.stride(kRank - 1)]);
+    if (is_close(g, w, tolerance(n))) continue;
+    FAIL() << name << ": entry " << n << " of " << detail::shape_text(got.shape()) << " is " << g
+           << ", expected " << w;
   }
 }
 

@@ -19,7 +19,7 @@
 // The arguments are those of attention(), all of AttentionOptions included. Arithmetic runs in
 // accumulate_t<T>, or in the type named first: reference_attention<double>(out, q, k, v).
 //
-// Time O(batch heads q_len kv_len (head_dim + value_dim)), memory O(kv_len).
+// Time O(batch heads q_len kv_len (head_dim + value_dim)), memory O(kv_len (head_dim + value_dim)).
 //
 // Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; heads in groups: Ainslie et al.
 // 2023, arXiv:2305.13245; sink logits: gpt-oss, arXiv:2508.10925.
@@ -28,6 +28,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -83,12 +84,41 @@ struct ReferenceSequence {
   }
 };
 
-/// Channel t of a row of keys or values: the element, or its scale times its code.
+/// Keys or values of one head of a sequence, dequantised. A row is read when it is first asked for,
+/// once for all queries: a key that nobody sees is never touched.
 template <class Real, class Rows, class Scales>
-Real reference_element(const Rows& rows, const Scales& scales, index_t row, index_t at, index_t g,
-                       index_t t) {
-  const Real element = convert<Real>(rows(row, at, g, t));
-  return scales ? Real(scales(row, at, g)) * element : element;
+class ReferenceRows {
+ public:
+  ReferenceRows(const Rows& rows, const Scales& scales, index_t keys)
+      : rows_(rows), scales_(scales), read_(static_cast<std::size_t>(keys)) {}
+
+  /// Row j, which lies at `place`, of head g.
+  template <class Place>
+  const std::vector<Real>& operator()(index_t j, const Place& place, index_t g) {
+    std::vector<Real>& row = read_[static_cast<std::size_t>(j)];
+    if (row.empty()) {
+      row.resize(static_cast<std::size_t>(rows_.extent(3)));
+      for (index_t t = 0; t < rows_.extent(3); ++t) {
+        const Real element = convert<Real>(rows_(place.row, place.at, g, t));
+        row[static_cast<std::size_t>(t)] =
+            scales_ ? Real(scales_(place.row, place.at, g)) * element : element;
+      }
+    }
+    return row;
+  }
+  /// Another head's rows come next.
+  void forget() {
+    for (std::vector<Real>& row : read_) row.clear();
+  }
+
+ private:
+  const Rows& rows_;
+  const Scales& scales_;
+  std::vector<std::vector<Real>> read_;
+};
+template <class Real, class Rows, class Scales>
+auto reference_rows(const Rows& rows, const Scales& scales, index_t keys) {
+  return ReferenceRows<Real, Rows, Scales>(rows, scales, keys);
 }
 
 /// What a softmax row is divided by, in logarithms.
@@ -102,28 +132,24 @@ struct SoftmaxSums {
 /// seen; it weighs 0.
 ///
 ///   m = max(max_j z_j, sink)    l = sum_j exp(z_j - m) + exp(sink - m)    P_j = exp(z_j - m) / l
+///
+/// by way of exp(z_j - max_j z_j), which the logarithm without the sink is made of.
 template <class Real>
 SoftmaxSums<Real> reference_softmax(std::vector<Real>& z, Real sink) {
   constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
-
-  // Subtracting the largest score keeps exp() from overflowing. Where there is none, 0 stands in,
-  // because -inf - -inf is NaN.
-  Real largest = kMinusInfinity;
+  // Subtracting the largest score keeps exp() from overflowing.
+  Real largest = kMinusInfinity, sum = 0;
   for (const Real z_j : z) largest = std::max(largest, z_j);
-  if (largest == kMinusInfinity) largest = 0;
-  Real sum = 0;
-  for (const Real z_j : z) sum += std::exp(z_j - largest);
-  const Real logsumexp = largest + std::log(sum);  // log(0) = -inf: nothing is seen
-
-  // The sink may be larger than every score, so it has its say in what is subtracted.
-  const Real m = std::max(logsumexp == kMinusInfinity ? kMinusInfinity : largest, sink);
-  if (m == kMinusInfinity) {
-    for (Real& z_j : z) z_j = 0;
-    return {logsumexp, kMinusInfinity};
+  for (Real& z_j : z) {
+    z_j = z_j == kMinusInfinity ? 0 : std::exp(z_j - largest);
+    sum += z_j;
   }
-  const Real l = sum * std::exp(largest - m) + std::exp(sink - m);
-  for (Real& z_j : z) z_j = std::exp(z_j - m) / l;
-  return {logsumexp, m + std::log(l)};
+  if (sum == 0) return {kMinusInfinity, sink};  // nothing is seen
+  // The sink may be larger than every score, so it has its say in what is subtracted.
+  const Real m = std::max(largest, sink), raise = std::exp(largest - m);
+  const Real l = sum * raise + std::exp(sink - m);
+  for (Real& z_j : z) z_j = z_j * raise / l;
+  return {largest + std::log(sum), m + std::log(l)};
 }
 
 template <class Out, class Q, class K, class V, class Options>
@@ -197,40 +223,43 @@ void reference_attention(Out&& out, const Q& q, const K& k, const V& v, Mask mas
     const auto visible = bind_call(mask, call);
     const auto modified = bind_call(score, call);
     std::vector<Real> z(static_cast<std::size_t>(s.kv_len));  // scores of one query, then weights
+    std::vector<Real> q_i(static_cast<std::size_t>(head_dim));
+    std::vector<Real> o_i(static_cast<std::size_t>(value_dim));
+    auto keys = detail::reference_rows<Real>(k, options.k_scales, s.kv_len);
+    auto values = detail::reference_rows<Real>(v, options.v_scales, s.kv_len);
 
     for (index_t h = 0; h < heads; ++h) {
       const index_t g = h / group;
+      if (h % group == 0) keys.forget(), values.forget();
       const Real sink =
           options.sink_logits ? convert<Real>(options.sink_logits(h)) : kMinusInfinity;
 
       for (index_t i = 0; i < s.q_len; ++i) {
         const index_t token = s.q_begin + i, p = s.position_of_query(i);
+        for (index_t t = 0; t < head_dim; ++t)
+          q_i[static_cast<std::size_t>(t)] = convert<Real>(q(s.row, token, h, t));
 
         for (index_t j = 0; j < s.kv_len; ++j) {
           Real& z_j = z[static_cast<std::size_t>(j)];
           z_j = kMinusInfinity;
           const index_t p_j = s.position_of_key(j);
           if (p_j < 0 || !visible(s.b, h, p, p_j)) continue;
-          const auto [row, at] = s.place_of_key(j);
-          Real dot = 0;
-          for (index_t t = 0; t < head_dim; ++t)
-            dot += convert<Real>(q(s.row, token, h, t)) *
-                   detail::reference_element<Real>(k, options.k_scales, row, at, g, t);
+          const std::vector<Real>& k_j = keys(j, s.place_of_key(j), g);
+          const Real dot = std::inner_product(q_i.begin(), q_i.end(), k_j.begin(), Real(0));
           z_j = static_cast<Real>(modified(scale * dot, s.b, h, p, p_j));
         }
 
         const auto sums = detail::reference_softmax(z, sink);
 
-        for (index_t e = 0; e < value_dim; ++e) {
-          Real o = 0;
-          for (index_t j = 0; j < s.kv_len; ++j) {
-            const Real weight = z[static_cast<std::size_t>(j)];
-            if (weight == 0) continue;  // a key that is not seen may hold anything, even NaN
-            const auto [row, at] = s.place_of_key(j);
-            o += weight * detail::reference_element<Real>(v, options.v_scales, row, at, g, e);
-          }
-          as_view(out)(s.row, token, h, e) = convert<T>(o);
+        std::fill(o_i.begin(), o_i.end(), Real(0));
+        for (index_t j = 0; j < s.kv_len; ++j) {
+          const Real weight = z[static_cast<std::size_t>(j)];
+          if (weight == 0) continue;  // a key that is not seen may hold anything, even NaN
+          const std::vector<Real>& v_j = values(j, s.place_of_key(j), g);
+          for (std::size_t e = 0; e < o_i.size(); ++e) o_i[e] += weight * v_j[e];
         }
+        for (index_t e = 0; e < value_dim; ++e)
+          as_view(out)(s.row, token, h, e) = convert<T>(o_i[static_cast<std::size_t>(e)]);
 
         using Stored = accumulate_t<T>;
         if (options.logsumexp)

@@ -11,13 +11,14 @@
 // accumulate_t<T>, or in the type named first. A logsumexp without the sink that the loss depends
 // on adds P0_ij dL0_i to dz_ij, P0 the weights without the sink.
 //
-// Time O(batch heads q_len kv_len (head_dim + value_dim)), memory O(dq + dk + dv).
+// Time O(batch heads q_len kv_len (head_dim + value_dim)), memory O(k + v + dq + dk + dv).
 //
 // Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1, and the chain rule.
 #pragma once
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -60,9 +61,14 @@ void reference_attention_backward(Dq&& dq, Dk&& dk, Dv&& dv, const Dout& dout, c
     const auto modified = bind_call(score, call);
     const auto keys = static_cast<std::size_t>(s.kv_len);
     std::vector<Real> u(keys), p(keys), p_without(keys);  // of one query: scale q k, weights
+    std::vector<Real> dp(keys), q_i(static_cast<std::size_t>(head_dim));
+    std::vector<Real> dout_i(static_cast<std::size_t>(value_dim));
+    auto k_rows = detail::reference_rows<Real>(k, forward.k_scales, s.kv_len);
+    auto v_rows = detail::reference_rows<Real>(v, forward.v_scales, s.kv_len);
 
     for (index_t h = 0; h < heads; ++h) {
       const index_t g = h / group;
+      if (h % group == 0) k_rows.forget(), v_rows.forget();
       const Real sink =
           options.sink_logits ? convert<Real>(options.sink_logits(h)) : kMinusInfinity;
 
@@ -73,31 +79,35 @@ void reference_attention_backward(Dq&& dq, Dk&& dk, Dv&& dv, const Dout& dout, c
           return at_k >= 0 && visible(s.b, h, at_q, at_k);
         };
 
+        for (index_t t = 0; t < head_dim; ++t)
+          q_i[static_cast<std::size_t>(t)] = convert<Real>(q(s.row, token, h, t));
+        for (index_t e = 0; e < value_dim; ++e)
+          dout_i[static_cast<std::size_t>(e)] = convert<Real>(dout(s.row, token, h, e));
+
         for (index_t j = 0; j < s.kv_len; ++j) {
           const auto c = static_cast<std::size_t>(j);
           p[c] = kMinusInfinity;
           if (!seen(j)) continue;
-          u[c] = 0;
-          for (index_t t = 0; t < head_dim; ++t)
-            u[c] +=
-                convert<Real>(q(s.row, token, h, t)) * convert<Real>(k(s.row, s.k_begin + j, g, t));
-          u[c] *= scale;
+          const std::vector<Real>& k_j = k_rows(j, s.place_of_key(j), g);
+          u[c] = scale * std::inner_product(q_i.begin(), q_i.end(), k_j.begin(), Real(0));
           p[c] = static_cast<Real>(modified(u[c], s.b, h, at_q, s.position_of_key(j)));
         }
         p_without = p;
         const Real without = detail::reference_softmax(p_without, kMinusInfinity).logsumexp;
-        const Real with = detail::reference_softmax(p, sink).logsumexp_with_sink;
+        Real with = without;
+        if (sink == kMinusInfinity)
+          p = p_without;
+        else
+          with = detail::reference_softmax(p, sink).logsumexp_with_sink;
         if (with == kMinusInfinity) continue;
 
         // dP and D.
-        std::vector<Real> dp(keys);
         Real d = 0, upstream = 0, upstream_with = 0;
         for (index_t j = 0; j < s.kv_len; ++j) {
           const auto c = static_cast<std::size_t>(j);
           if (!seen(j)) continue;
-          for (index_t e = 0; e < value_dim; ++e)
-            dp[c] += convert<Real>(dout(s.row, token, h, e)) *
-                     convert<Real>(v(s.row, s.k_begin + j, g, e));
+          const std::vector<Real>& v_j = v_rows(j, s.place_of_key(j), g);
+          dp[c] = std::inner_product(dout_i.begin(), dout_i.end(), v_j.begin(), Real(0));
           if (p[c] != 0) d += p[c] * dp[c];
         }
         if (options.dlogsumexp && without != kMinusInfinity)
@@ -113,12 +123,13 @@ void reference_attention_backward(Dq&& dq, Dk&& dk, Dv&& dv, const Dout& dout, c
           if (!seen(j) || p_without[c] == 0) continue;
           const Real dz = p[c] * (dp[c] - d) + p_without[c] * upstream;
           const Real du = dz * score_derivative(modified, u[c], s.b, h, at_q, at_k);
+          const std::vector<Real>& k_j = k_rows(j, s.place_of_key(j), g);
           for (index_t t = 0; t < head_dim; ++t) {
-            sum_q(s.row, token, h, t) += scale * du * convert<Real>(k(s.row, key, g, t));
-            sum_k(s.row, key, g, t) += scale * du * convert<Real>(q(s.row, token, h, t));
+            sum_q(s.row, token, h, t) += scale * du * k_j[static_cast<std::size_t>(t)];
+            sum_k(s.row, key, g, t) += scale * du * q_i[static_cast<std::size_t>(t)];
           }
           for (index_t e = 0; e < value_dim; ++e)
-            sum_v(s.row, key, g, e) += p[c] * convert<Real>(dout(s.row, token, h, e));
+            sum_v(s.row, key, g, e) += p[c] * dout_i[static_cast<std::size_t>(e)];
           if constexpr (detail::bias_count<true, decltype(modified)> == 1) {
             if (options.dbias)
               detail::bias_entry(detail::bias_in<true>(modified), options.dbias, s.b, h, at_q,

@@ -23,6 +23,7 @@
 // elements that are not finite.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -125,7 +126,7 @@ float > void quantize_int8(Codes&& codes, Scale&& scale, const X& x) {
   detail::for_each_element([](float& s) { s = 0.f; }, scales);
   detail::for_each_element(  // the largest magnitude, kept where the scale will lie
       [](float& amax, const auto& value) {
-        amax = std::fmax(amax, std::fabs(convert<float>(value)));
+        amax = std::max(amax, std::fabs(convert<float>(value)));  // no NaN: a comparison
       },
       shared, in);
   detail::for_each_element([](float& s) { s /= kInt8Largest; }, scales);
@@ -162,7 +163,7 @@ float > void quantize_rows(Codes&& codes, Scales&& scales, const X& x) {
   for_each_row([&](index_t b, index_t s, index_t h) {
     float most = 0.f;
     for (index_t t = 0; t < dim; ++t)
-      most = std::fmax(most, std::fabs(convert<float>(in(b, s, h, t))));
+      most = std::max(most, std::fabs(convert<float>(in(b, s, h, t))));
     const float scale = most / kLargestCode<Code>;
     factors(b, s, h) = scale;
     for (index_t t = 0; t < dim; ++t)
