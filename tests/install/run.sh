@@ -15,7 +15,24 @@ trap 'rm -rf "$scratch"' EXIT
 generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
 failed=0
 
-quiet() { "$@" >"$scratch/log" 2>&1 || { echo "FAILED: $*"; tail -40 "$scratch/log"; exit 1; }; }
+quiet() {
+  local log=$scratch/log.$BASHPID
+  "$@" >"$log" 2>&1 || { echo "FAILED: $*"; tail -40 "$log"; exit 1; }
+}
+# at_once COMMAND...: each beside the others, what it prints in order.
+at_once() {
+  local -a ids=()
+  local command i
+  for command in "$@"; do
+    $command >"$scratch/printed.${#ids[@]}" 2>&1 &
+    ids+=($!)
+  done
+  for i in "${!ids[@]}"; do
+    wait "${ids[i]}" || failed=1
+    cat "$scratch/printed.$i"
+  done
+  [ $failed = 0 ] || exit 1
+}
 common=(-G "$generator" -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=Debug)
 
 echo "-- install into a scratch prefix, headers alone"
@@ -29,28 +46,32 @@ if [ -n "$(find "$scratch/prefix" -name '*.hpp' -prune -o -type f -print0 |
   failed=1
 fi
 
-for way in package subdirectory fetchcontent; do
+by_cmake() {  # WAY
+  local way=$1
   echo "-- consumer by $way"
   quiet cmake -S "$here/consumer" -B "$scratch/$way" "${common[@]}" -DWAY=$way \
     -DRAPT_ROOT="$root" -DCMAKE_PREFIX_PATH="$scratch/prefix" \
     -DCMAKE_CXX_FLAGS="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
-  quiet cmake --build "$scratch/$way"
+  quiet cmake --build "$scratch/$way" -j 1
   quiet "$scratch/$way/consumer"
   [ ! -x "$scratch/$way/reads_files" ] || quiet "$scratch/$way/reads_files"
   if grep -oE '"command":.*' "$scratch/$way/compile_commands.json" | grep -E -- \
       '-march|-fopenmp|-fno-exceptions|-ffast-math|-mavx'; then
     echo "FAILED: rapt::rapt leaks a compiler flag to its user"
-    failed=1
+    exit 1
   fi
-done
-
-if command -v pkg-config >/dev/null; then
+}
+by_pkg_config() {
+  command -v pkg-config >/dev/null || return 0
   echo "-- consumer by pkg-config"
+  local flags
   flags=$(PKG_CONFIG_PATH=$scratch/prefix/lib/pkgconfig pkg-config --cflags --libs rapt)
   quiet $compiler -std=c++20 "$here"/consumer/main.cpp "$here"/consumer/second.cpp $flags \
     -o "$scratch/by_pkg_config"
   quiet "$scratch/by_pkg_config"
-fi
+}
+at_once "by_cmake package" "by_cmake subdirectory"
+at_once "by_cmake fetchcontent" by_pkg_config
 
 eigen=$(for d in /usr/local/include/eigen3 /usr/include/eigen3; do
   [ ! -d $d ] || echo "-isystem $d"
@@ -59,12 +80,12 @@ done | head -1)
 # Two files of one program built for different processors: each runs its own kernels.
 if grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo; then
   echo "-- one program, two instruction sets"
-  for part in "main " "second -march=x86-64-v3"; do
-    set -- $part
+  part() {  # SOURCE [FLAG]
     quiet $compiler -std=c++20 -O1 -I "$scratch/prefix/include" $eigen ${2-} \
       -c "$here/consumer/$1.cpp" -o "$scratch/$1.o"
     nm -C "$scratch/$1.o" | awk '$2 ~ /[WVu]/ {$1 = $2 = ""; print}' | sort -u >"$scratch/$1.symbols"
-  done
+  }
+  at_once "part main" "part second -march=x86-64-v3"
   quiet $compiler "$scratch/main.o" "$scratch/second.o" -pthread -o "$scratch/mixed"
   quiet "$scratch/mixed"
   # What both may share: errors, checks of shapes, the thread pool. No kernel, nothing on tensors.
