@@ -68,7 +68,6 @@ void expect_the_same_bits(index_t rows, index_t heads, index_t dim, index_t valu
   // Sums may be the product's own until it is done.
   Product product(scratch, heads, rows, dim, value_dim),
       in_order(scratch, heads, rows, dim, value_dim);
-  ASSERT_TRUE(in_order.in_order());
   const auto q = normal<T>(Shape<3>{heads, rows, dim}, 1);
   for (index_t h = 0; h < heads; ++h)
     for (index_t r = 0; r < rows; ++r) {
@@ -128,7 +127,7 @@ void expect_the_same_bits(index_t rows, index_t heads, index_t dim, index_t valu
 }
 
 TYPED_TEST(DecodeOrder, HeadByHeadOrTokenByTokenTheBitsAreTheSame) {
-  for (const index_t rows : {3, 4, 7, 8, 16})
+  for (const index_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 16})
     for (const auto& [dim, value_dim] : {std::pair<index_t, index_t>{64, 64}, {20, 100}, {5, 33}})
       for (const index_t n : {4, 60, 128})
         for (const bool pattern : {true, false})
@@ -163,7 +162,8 @@ void expect_the_same_far_and_near(const Sizes& sizes, Mask mask, Score score) {
 std::vector<Sizes> sizes_far_and_near() {
   std::vector<Sizes> all;
   for (const index_t kv_len : {5, 130, 1000})
-    for (const auto& [heads, kv_heads] : {std::pair<index_t, index_t>{8, 2}, {9, 3}, {16, 2}})
+    for (const auto& [heads, kv_heads] :
+         {std::pair<index_t, index_t>{8, 2}, {9, 3}, {16, 2}, {4, 4}, {6, 3}, {10, 2}, {12, 2}})
       all.push_back({.batch = 2,
                      .q_len = 1,
                      .kv_len = kv_len,

@@ -165,10 +165,7 @@ class DecodeItem {
   }
 
   /// Whether a token's heads can be taken one after the other. One head's rows are in order anyway.
-  bool takes_order() const {
-    if constexpr (kInOrder) return kv_heads_ > 1 && product_.in_order();
-    return false;
-  }
+  bool takes_order() const { return kInOrder && kv_heads_ > 1; }
   /// Rows of s, as products write it.
   index_t score_rows() const { return round_up(rows_, index_t{4}); }
   /// Whether all rows of all heads see all keys; these are then theirs.

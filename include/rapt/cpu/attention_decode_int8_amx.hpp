@@ -11,7 +11,7 @@
 // sums are exact, and weights have the same digits, as there.
 //
 // Shapes as there: q [heads, rows, dim] of T, keys and values int8 [tokens, heads, dim], s and o of
-// fp32. Keys that follow no pattern, or are no multiple of 16 keys and of 64 dims, are copied first.
+// fp32. Keys that follow no pattern, or are no multiple of 16 keys and 64 dims, are copied first.
 // Token by token (DecodeTokens), values are packed in the order in which they lie.
 //
 // Source: the instructions, TDPBSSD and TDPBUSD, in Intel 64 and IA-32 Architectures Software
@@ -119,7 +119,6 @@ class AmxInt8Decode : public DigitDecode<T, Q> {
   }
 
   static constexpr bool kInOrder = true;
-  static constexpr bool in_order() { return true; }
   [[gnu::noinline]] void scores(float* s, const DecodeTokens<std::int8_t>& keys) {
     Keys k{keys.rows[0], keys.step, keys.head_step};
     const bool copies = !as_they_lie(keys.step, keys.n);

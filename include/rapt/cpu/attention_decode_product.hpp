@@ -19,7 +19,7 @@
 //                                 are not finite (until then a product may keep it elsewhere)
 //   scores(s, keys), accumulate(o, o_head_step, factors, s, values)
 //                                 the same of all heads, token by token, with the same bits; where
-//                                 kInOrder and in_order()
+//                                 kInOrder
 //   steps(n)                      how often TilePrefetch is asked for n keys, or a little less
 //   serves(rows, dim, bytes)      whether to take it for so many rows of a head, dims of a key, and
 //                                 bytes of keys and values
@@ -223,7 +223,6 @@ template <int kRows, int kKeys, class Row, class A, class T>
                                             index_t dim) {
   using V = Vec<A>;
   constexpr int kDots = kRows * kKeys;
-  static_assert(kDots % V::kLanes == 0);
   V acc[kDots];
 #pragma GCC unroll 32
   for (int i = 0; i < kDots; ++i) acc[i] = V::zero();
@@ -264,11 +263,11 @@ template <int kRows, int kKeys, class Row, class A, class T>
       }
     }
   }
-  A sums[kDots];
+  A sums[ceil_div(kDots, V::kLanes) * V::kLanes];
   for (int c = 0; c < kDots; c += V::kLanes) {
     V part[V::kLanes];
 #pragma GCC unroll 16
-    for (int i = 0; i < V::kLanes; ++i) part[i] = acc[c + i];
+    for (int i = 0; i < V::kLanes; ++i) part[i] = c + i < kDots ? acc[c + i] : V::zero();
     V::sums(part).store(sums + c);
   }
   for (int i = 0; i < kRows; ++i) std::memcpy(s + i * s_step, sums + i * kKeys, kKeys * sizeof(A));
@@ -477,29 +476,36 @@ template <bool kMixed, class Row, class A, class T>
 /// load of q and of o would serve less.
 inline constexpr int kTokensOfStep = 4;
 
-/// dot_keys of all heads, token by token: s [heads, `rows`, kDecodeKeys]. n is a multiple of
-/// kTokensOfStep, `rows` of four.
+/// dot_keys of all heads, token by token: s [heads, `rows` up to a multiple of four, kDecodeKeys].
+/// n is a multiple of kTokensOfStep.
 template <class Row, class A, class T>
 [[gnu::noinline]] void dot_tokens(A* s, const typename Row::Factor* q, index_t q_step,
                                   [[maybe_unused]] const typename Row::Factor* quads, index_t rows,
                                   const DecodeTokens<T>& keys, index_t dim) {
   [[maybe_unused]] TilePrefetch none;
+  const index_t whole = rows / 4 * 4, head_step = round_up(rows, index_t{4}) * kDecodeKeys;
   for (index_t j = 0; j < keys.n; j += kTokensOfStep)
     for (index_t h = 0; h < keys.heads; ++h) {
       keys.fetch_ahead(j, kTokensOfStep, h, dim);
       const DecodeKeys<T> some{keys.rows + j, h * keys.head_step, kTokensOfStep, 0};
-      for (index_t row = h * rows; row < (h + 1) * rows; row += 4) {
-        A* const to = s + row * kDecodeKeys + j;
+      A* const to = s + h * head_step + j;
+      const auto tile = [&]<int kRows, int kKeys>(index_t row, int first) {
+        dot_tile<kRows, kKeys, Row>(to + row * kDecodeKeys + first, kDecodeKeys,
+                                    q + (h * rows + row) * q_step, q_step, some.rows + first,
+                                    some.offset, dim);
+      };
+      for (index_t row = 0; row < whole; row += 4) {
         if constexpr (Row::kHasQuads) {
-          dot_quads<kTokensOfStep, Row>(to, kDecodeKeys, quads + row * q_step, some, dim, none);
+          dot_quads<kTokensOfStep, Row>(to + row * kDecodeKeys, kDecodeKeys,
+                                        quads + (h * whole + row) * q_step, some, dim, none);
         } else {
           constexpr int kKeys = kDotsOfTile<A> / 4;
           static_assert(kTokensOfStep % kKeys == 0);
-          for (int i = 0; i < kTokensOfStep; i += kKeys)
-            dot_tile<4, kKeys, Row>(to + i, kDecodeKeys, q + row * q_step, q_step, some.rows + i,
-                                    some.offset, dim);
+          for (int i = 0; i < kTokensOfStep; i += kKeys) tile.template operator()<4, kKeys>(row, i);
         }
       }
+      if (rows & 2) tile.template operator()<2, kTokensOfStep>(whole, 0);
+      if (rows & 1) tile.template operator()<1, kTokensOfStep>(whole + (rows & 2), 0);
     }
 }
 
@@ -559,7 +565,7 @@ template <int kRows, class Row, class A, class T>
 
 /// weigh_values of all heads, token by token: o_head_step and e_head_step from a head to the next,
 /// factors [heads, rows]. From a step to the next, sums are in the first cache. n is a multiple of
-/// kTokensOfStep, `rows` of four, or of four and three more.
+/// kTokensOfStep.
 template <class Row, class A, class T>
 [[gnu::noinline]] void weigh_tokens(A* o, index_t o_head_step, index_t o_step, const A* factors,
                                     const typename Row::Factor* e, index_t e_head_step,
@@ -579,13 +585,22 @@ template <class Row, class A, class T>
       A* const to = o + h * o_head_step;
       const typename Row::Factor* const from = e + h * e_head_step + j;
       const index_t offset = h * values.head_step;
+      const auto step = [&]<int kRows>(index_t i) {
+        weigh_step<kRows, Row>(to + i * o_step, o_step, from + i * e_step, e_step, values.rows + j,
+                               offset, dim);
+      };
       index_t i = 0;
-      for (; i + 4 <= rows; i += 4)
-        weigh_step<4, Row>(to + i * o_step, o_step, from + i * e_step, e_step, values.rows + j,
-                           offset, dim);
-      if (i < rows)
-        weigh_step<3, Row>(to + i * o_step, o_step, from + i * e_step, e_step, values.rows + j,
-                           offset, dim);
+      for (; i + 4 <= rows; i += 4) step.template operator()<4>(i);
+      switch (rows - i) {
+        case 3:
+          step.template operator()<3>(i);
+          break;
+        case 2:
+          step.template operator()<2>(i);
+          break;
+        case 1:
+          step.template operator()<1>(i);
+      }
     }
 }
 
@@ -651,8 +666,6 @@ class VectorDecode {
   }
 
   static constexpr bool kInOrder = true;
-  /// One or two rows take many keys at once.
-  bool in_order() const { return dot_rows_ % 4 == 0; }
   /// s [heads, rows up to a multiple of four, kDecodeKeys]; a multiple of kTokensOfStep keys.
   void scores(A* s, const DecodeTokens<Stored>& keys) const {
     dot_tokens<Row>(s, query(0, 0), q_step_, quads_of(0), dot_rows_, keys, dim_);
@@ -661,7 +674,8 @@ class VectorDecode {
   void accumulate(A* o, index_t o_head_step, const A* factors, const A* s,
                   const DecodeTokens<Stored>& values) const {
     weigh_tokens<Row>(o, o_head_step, value_step_, factors, reinterpret_cast<const Factor*>(s),
-                      dot_rows_ * kWeightStep, kWeightStep, rows_, values, value_dim_);
+                      round_up(rows_, index_t{4}) * kWeightStep, kWeightStep, rows_, values,
+                      value_dim_);
   }
 
   bool finish(index_t, A* o) const {
