@@ -126,7 +126,8 @@ float > void quantize_int8(Codes&& codes, Scale&& scale, const X& x) {
   detail::for_each_element([](float& s) { s = 0.f; }, scales);
   detail::for_each_element(  // the largest magnitude, kept where the scale will lie
       [](float& amax, const auto& value) {
-        amax = std::max(amax, std::fabs(convert<float>(value)));  // no NaN: a comparison
+        // A NaN is larger than nothing, and passed over.
+        amax = std::max(amax, std::fabs(convert<float>(value)));
       },
       shared, in);
   detail::for_each_element([](float& s) { s /= kInt8Largest; }, scales);

@@ -86,7 +86,7 @@ class DecodeItem {
         v_scale_(row_address(args, args.v_scales, seq, kv_head)),
         product_(scratch, kv_heads, rows_, args.q.extent(3), args.v.extent(3)) {
     const index_t scores = takes_order() ? kv_heads : 1;
-    s_ = scratch.tensor<A>(Shape<3>{scores, score_rows(), kDecodeKeys}).data();
+    s_ = scratch.tensor<A>(Shape<3>{scores, score_rows(rows_), kDecodeKeys}).data();
     factors_ = scratch.tensor<A>(Shape<1>{kv_heads * rows_ + V::kLanes}).data();
     tops_ = scratch.tensor<A>(Shape<1>{rows_ + V::kLanes}).data();
     seen_ = scratch.tensor<mask_int<A>>(Shape<2>{rows_, kDecodeKeys}).data();
@@ -166,8 +166,6 @@ class DecodeItem {
 
   /// Whether a token's heads can be taken one after the other. One head's rows are in order anyway.
   bool takes_order() const { return kInOrder && kv_heads_ > 1; }
-  /// Rows of s, as products write it.
-  index_t score_rows() const { return round_up(rows_, index_t{4}); }
   /// Whether all rows of all heads see all keys; these are then theirs.
   bool all_see(const KeyRange& range) const {
     for (index_t h = 0; h < kv_heads_; ++h)
@@ -281,7 +279,7 @@ class DecodeItem {
       };
       for (index_t h = 0; h < kv_heads_; ++h) load_scales(h, keys, kEveryKey.data(), keys.count);
       product_.scores(s_, tokens(args_.k, k_row_.step(), k_tile, k_next));
-      const index_t step = score_rows() * kDecodeKeys;
+      const index_t step = score_rows(rows_) * kDecodeKeys;
       for (index_t h = 0; h < kv_heads_; ++h)
         soften(h, s_ + h * step, factors_ + h * rows_, keys, kEveryKey.data(), keys.count, false);
       product_.accumulate(o_of(0), state_step_, factors_, s_,
@@ -349,8 +347,8 @@ class DecodeItem {
   const RowAddress<float> k_scale_, v_scale_;
   const S *k_tile_[2][kDecodeKeys], *v_tile_[2][kDecodeKeys];
   Product product_;
-  A *s_, *factors_, *tops_;  // s [rows up to a multiple of four, kDecodeKeys]
-  mask_int<A>* seen_;        // [rows, kDecodeKeys]
+  A *s_, *factors_, *tops_;                          // s [score_rows(rows), kDecodeKeys]
+  mask_int<A>* seen_;                                // [rows, kDecodeKeys]
   float *k_scales_ = nullptr, *v_scales_ = nullptr;  // [heads, kDecodeKeys], of a tile
 };
 
