@@ -1,127 +1,40 @@
 // The kernels for machines with dot products of bfloat16 pairs or matrix registers, on either in
-// plain loops (support/bfloat16_pairs.hpp). Oracle: attention/reference.hpp, with the tolerances of
-// bfloat16 that every kernel meets.
-#include <gtest/gtest.h>
+// plain loops (support/bfloat16_pairs.hpp): attention/product_cases.hpp, and few rows.
+#include <string>
+#include <vector>
 
-#include <cstring>
-#include <limits>
-
-#include "attention/any_mask.hpp"
-#include "attention/problem.hpp"
-#include "rapt/core/parallel.hpp"
+#include "rapt/attention/attention.hpp"
 #include "support/bfloat16_pairs.hpp"
 
 namespace rapt::test {
 namespace {
 
-using DotProduct = cpu::VectorProduct<bfloat16, cpu::Bfloat16Pair>;
-using TileProduct = cpu::AmxProduct<EmulatedTiles>;
-bool through_tiles = false;  // which of them computes
+using Element = bfloat16;
+enum class Through { dot_products, matrix_registers } through;
+std::vector<Through> through_all() { return {Through::dot_products, Through::matrix_registers}; }
+std::string name_of(Through by) {
+  return by == Through::dot_products ? "DotProducts" : "MatrixRegisters";
+}
 
-/// A mask that knows the range of what a query sees; AnyMask does not.
-struct Window {
-  index_t window;
-
-  auto mask() const { return Causal{} & SlidingWindow{window}; }
-  bool operator()(index_t b, index_t h, index_t q, index_t kv) const { return mask()(b, h, q, kv); }
-  TileVerdict classify(index_t b, index_t h, PositionRange q, PositionRange kv) const {
-    return rapt::classify(mask(), b, h, q, kv);
-  }
-  PositionRange visible_range(index_t b, index_t h, index_t q) const {
-    return mask().visible_range(b, h, q);
-  }
-};
-static_assert(RangeMask<Window> && !RangeMask<AnyMask>);
-
-using Args = AttentionArgs<bfloat16, Cpu>;
-template <class Mask, class Score>
+template <class Args, class Mask, class Score>
 void forward(const Args& args, const Mask& mask, const Score& score) {
-  if (through_tiles)
-    cpu::AttentionForward<Args, Mask, Score, TileProduct>(args, mask, score).run();
+  using Dot = cpu::VectorProduct<bfloat16, cpu::Bfloat16Pair>;
+  if (through == Through::matrix_registers)
+    cpu::AttentionForward<Args, Mask, Score, cpu::AmxProduct<EmulatedTiles>>(args, mask, score)
+        .run();
   else
-    cpu::AttentionForward<Args, Mask, Score, DotProduct>(args, mask, score).run();
+    cpu::AttentionForward<Args, Mask, Score, Dot>(args, mask, score).run();
 }
 
 }  // namespace
 }  // namespace rapt::test
 
-namespace rapt {
-
-template <>
-void BackendTraits<Cpu>::attention_forward(Cpu, const test::Args& args, const test::AnyMask& mask,
-                                           const Identity& score) {
-  test::forward(args, mask, score);
-}
-template <>
-void BackendTraits<Cpu>::attention_forward(Cpu, const test::Args& args, const test::AnyMask& mask,
-                                           const SoftCap& score) {
-  test::forward(args, mask, score);
-}
-template <>
-void BackendTraits<Cpu>::attention_forward(Cpu, const test::Args& args, const test::Window& mask,
-                                           const Identity& score) {
-  test::forward(args, mask, score);
-}
-
-}  // namespace rapt
+#include "attention/product_cases.hpp"
 
 namespace rapt::test {
 namespace {
 
-using Options = AttentionOptions<Tensor<bfloat16, 4>>;
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
-struct Bfloat16Product : testing::TestWithParam<bool> {
-  void SetUp() override { through_tiles = GetParam(); }
-};
-INSTANTIATE_TEST_SUITE_P(Of, Bfloat16Product, testing::Bool(), [](const auto& test) {
-  return std::string(test.param ? "MatrixRegisters" : "DotProducts");
-});
-
-TEST_P(Bfloat16Product, MatchesTheOracleAtEveryHeadDim) {
-  unsigned seed = 0;
-  for (const auto& [head_dim, value_dim] : {std::pair<index_t, index_t>{1, 1},
-                                            {31, 31},
-                                            {64, 64},
-                                            {80, 80},
-                                            {128, 128},
-                                            {192, 128},
-                                            {576, 512},
-                                            {33, 70},
-                                            {64, 24}})
-    for (const auto& [q_len, kv_len] : {std::pair<index_t, index_t>{17, 17}, {75, 133}}) {
-      const Sizes sizes{.q_len = q_len,
-                        .kv_len = kv_len,
-                        .heads = 4,
-                        .kv_heads = 2,
-                        .head_dim = head_dim,
-                        .value_dim = value_dim};
-      SCOPED_TRACE(testing::Message() << sizes);
-      const Problem<bfloat16> p(sizes, ++seed);
-      expect_matches_oracle(p, AnyMask{Causal{}});
-      expect_matches_oracle(p, AnyMask{Full{}});
-      expect_matches_oracle(p, Window{20}, Identity{}, {}, true);
-      if (HasFatalFailure()) return;
-    }
-}
-
-TEST_P(Bfloat16Product, MatchesTheOracleAtEveryLength) {
-  const index_t lengths[] = {0, 1, 15, 16, 17, 32, 63, 64, 65, 127, 128, 129, 200};
-  unsigned seed = 0;
-  for (const index_t q_len : lengths)
-    for (const index_t kv_len : lengths) {
-      const Sizes sizes{
-          .q_len = q_len, .kv_len = kv_len, .heads = 2, .kv_heads = 1, .head_dim = 24};
-      SCOPED_TRACE(testing::Message() << sizes);
-      const Problem<bfloat16> p(sizes, ++seed);
-      expect_matches_oracle(p, Window{1000});
-      expect_matches_oracle(p, AnyMask{Full{}});
-      if (HasFatalFailure()) return;
-    }
-}
-
-TEST_P(Bfloat16Product, FewRows) {
+TEST_P(AttentionProducts, FewRows) {
   unsigned seed = 0;
   for (const index_t q_len : {1, 2, 3})
     for (const auto& [heads, kv_heads] :
@@ -145,7 +58,7 @@ TEST_P(Bfloat16Product, FewRows) {
 
 // Three and four rows of a head take matrix registers between 64 KiB and 4 MiB of keys and values,
 // vectors below and above.
-TEST_P(Bfloat16Product, FewRowsOfShortAndLongCaches) {
+TEST_P(AttentionProducts, FewRowsOfShortAndLongCaches) {
   for (const index_t kv_len : {127, 128, 129, 8191, 8192})
     for (const index_t heads : {6, 8, 10}) {
       const Sizes sizes{
@@ -153,148 +66,6 @@ TEST_P(Bfloat16Product, FewRowsOfShortAndLongCaches) {
       SCOPED_TRACE(testing::Message() << sizes);
       expect_matches_oracle(Problem<bfloat16>(sizes), AnyMask{Causal{}});
     }
-}
-
-TEST_P(Bfloat16Product, LongSequencesAndSplits) {
-  for (const auto& [q_len, kv_len] :
-       {std::pair<index_t, index_t>{700, 700}, {40, 4500}, {500, 100}}) {
-    const Sizes sizes{.q_len = q_len, .kv_len = kv_len, .heads = 3, .kv_heads = 1, .head_dim = 32};
-    SCOPED_TRACE(testing::Message() << sizes);
-    expect_matches_oracle(Problem<bfloat16>(sizes), Window{10000});
-  }
-}
-
-TEST_P(Bfloat16Product, EveryMaskAndScore) {
-  for (const auto& [q_len, kv_len] : {std::pair<index_t, index_t>{150, 150}, {70, 203}, {90, 40}}) {
-    const Sizes sizes{.batch = 2,
-                      .q_len = q_len,
-                      .kv_len = kv_len,
-                      .heads = 4,
-                      .kv_heads = 2,
-                      .head_dim = 40,
-                      .value_dim = 24};
-    SCOPED_TRACE(testing::Message() << sizes);
-    const Problem<bfloat16> p(sizes);
-    const auto prefix = list({50, 7});
-    const auto map = integers(Shape<4>{2, 1, q_len, kv_len}, 4, 0, 1);
-    const auto odd = [](index_t, index_t h, index_t q, index_t kv) {
-      return (h + q + kv) % 3 == 1;
-    };
-    const AnyMask masks[] = {Causal{},
-                             SlidingWindow{9},
-                             Causal{} & (SlidingWindow{7} | SinkTokens{4}),
-                             ChunkedLocal{33},
-                             PrefixLm{prefix},
-                             DenseMask<>{map},
-                             ~SlidingWindow{30},
-                             odd};
-    for (const AnyMask& mask : masks) {
-      expect_matches_oracle(p, mask);
-      expect_matches_oracle(p, mask, SoftCap{2.0}, Options{.scale = -0.3f});
-      if (HasFatalFailure()) return;
-    }
-  }
-}
-
-TEST_P(Bfloat16Product, SinksProbabilitiesAndScales) {
-  const Problem<bfloat16> p({.batch = 3,
-                             .q_len = 40,
-                             .kv_len = 150,
-                             .heads = 4,
-                             .kv_heads = 2,
-                             .head_dim = 20,
-                             .value_dim = 7});
-  auto sinks = normal<bfloat16>(Shape<1>{4}, 7);
-  sinks(0) = bfloat16(-kInf);
-  const auto lengths = list({150, 77, 1});
-  for (const float scale : {0.25f, -0.5f}) {
-    expect_matches_oracle(p, AnyMask{Causal{}}, Identity{},
-                          Options{.scale = scale, .sink_logits = sinks}, true);
-    expect_matches_oracle(p, Window{3}, Identity{}, Options{.scale = scale, .kv_lengths = lengths},
-                          true);
-  }
-}
-
-TEST_P(Bfloat16Product, PackedSequencesPagesAndPositions) {
-  const auto cu_q = list({0, 3, 3, 64, 65, 165});
-  const auto cu_k = list({0, 9, 20, 70, 72, 180});
-  const Problem<bfloat16> packed(
-      {.q_len = 165, .kv_len = 180, .heads = 6, .kv_heads = 2, .head_dim = 12});
-  expect_matches_oracle(packed, AnyMask{Causal{}}, Identity{},
-                        Options{.cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k}, true);
-
-  const auto k = normal<bfloat16>(Shape<4>{20, 16, 2, 24}, 2);
-  const auto q = normal<bfloat16>(Shape<4>{2, 40, 4, 24}, 3);
-  const auto table = integers(Shape<2>{2, 9}, 4, 0, 19);
-  const auto lengths = list({141, 50});
-  expect_matches_oracle(q, k, k, AnyMask{Causal{}}, Identity{},
-                        Options{.kv_lengths = lengths, .block_table = table});
-
-  const Problem<bfloat16> ring(
-      {.batch = 1, .q_len = 20, .kv_len = 64, .heads = 4, .kv_heads = 2, .head_dim = 16});
-  Tensor<std::int32_t, 2> q_positions({1, 20}), kv_positions({1, 64});
-  for (index_t i = 0; i < 20; ++i) q_positions(0, i) = static_cast<std::int32_t>(144 + i);
-  for (index_t j = 0; j < 64; ++j)
-    kv_positions(0, j) = static_cast<std::int32_t>(j < 9 ? -1 : 100 + (j + 28) % 64);
-  expect_matches_oracle(ring, Window{30}, Identity{},
-                        Options{.q_positions = q_positions, .kv_positions = kv_positions});
-}
-
-TEST_P(Bfloat16Product, HiddenValuesAreNeverMultiplied) {
-  const index_t dim = 20;
-  for (const index_t bad : {0, 75, 140, 149}) {
-    Problem<bfloat16> p({.q_len = 150, .kv_len = 150, .heads = 2, .kv_heads = 1, .head_dim = dim});
-    for (index_t t = 0; t < dim; ++t) {
-      p.v(0, bad, 0, t) = bfloat16(t % 2 == 0 ? kNaN : kInf);
-      p.k(0, bad, 0, t) = bfloat16(kNaN);
-    }
-    const auto clean = [&](auto mask) {
-      Tensor<bfloat16, 4> out({1, 150, 2, dim});
-      attention(out, p.q, p.k, p.v, mask);
-      for (index_t i = 0; i < 150; ++i)
-        for (index_t h = 0; h < 2 && !mask(0, h, i, bad); ++h)
-          for (index_t t = 0; t < dim; ++t)
-            ASSERT_TRUE(std::isfinite(float(out(0, i, h, t)))) << bad << " " << i << " " << t;
-      Tensor<bfloat16, 4> few({1, 3, 2, dim});  // the last three rows, as in decoding
-      const auto last = p.q.slice(1, 147, 150);
-      attention(few, last, p.k, p.v, mask);
-      for (index_t i = 0; i < 3; ++i)
-        for (index_t h = 0; h < 2 && !mask(0, h, 147 + i, bad); ++h)
-          for (index_t t = 0; t < dim; ++t)
-            ASSERT_TRUE(std::isfinite(float(few(0, i, h, t)))) << bad << " " << i << " " << t;
-    };
-    clean(AnyMask{Causal{}});
-    clean(Window{8});
-    clean(
-        AnyMask{[=](index_t, index_t, index_t q, index_t kv) { return kv != bad || q % 2 == 0; }});
-  }
-}
-
-TEST_P(Bfloat16Product, InfiniteValuesStayWhatTheyAre) {
-  for (const index_t q_len : {3, 5, 20}) {  // by vectors, a few rows in registers, and in tiles
-    Problem<bfloat16> p({.q_len = q_len, .kv_len = 7, .heads = 1, .kv_heads = 1, .head_dim = 16});
-    p.v(0, 3, 0, 1) = bfloat16(kInf);
-    p.v(0, 5, 0, 2) = bfloat16(-kInf);
-    p.v(0, 6, 0, 4) = bfloat16(kNaN);
-    expect_matches_oracle(p, AnyMask{Full{}});
-    expect_matches_oracle(p, AnyMask{Causal{}});
-  }
-}
-
-TEST_P(Bfloat16Product, ThreadsNeverChangeAResult) {
-  const int before = num_threads();
-  const Problem<bfloat16> p(
-      {.q_len = 400, .kv_len = 400, .heads = 4, .kv_heads = 2, .head_dim = 40});
-  Tensor<bfloat16, 4> first(p.q.shape());
-  for (const int threads : {1, 2, 3, 7}) {
-    set_num_threads(threads);
-    Tensor<bfloat16, 4> got(p.q.shape());
-    attention(threads == 1 ? first : got, p.q, p.k, p.v, Window{300});
-    if (threads > 1) {
-      EXPECT_EQ(std::memcmp(got.data(), first.data(), first.bytes()), 0) << threads;
-    }
-  }
-  set_num_threads(before);
 }
 
 }  // namespace
