@@ -5,7 +5,7 @@
 //   layout:weight_gradient   dw [m, n] += dy^T x              dy [k, m], x [k, n]; k tokens
 //
 // Many rows are bound by arithmetic: read peak_share, the part of the fp32 FMA peak (bf16: of the
-// bfloat16 dot product's peak, which the matrix registers of some machines exceed). One to 16 rows
+// bfloat16 dot product's peak); the matrix registers of some machines exceed both. One to 16 rows
 // are bound by reading w: read read_share, the rate at which w is read as a part of the rate at
 // which the cores in use read as many bytes, measured in between. state:cold turns through copies
 // of w that no cache holds together. library:eigen is Eigen's product of the same views, for

@@ -14,6 +14,7 @@
 
 #include "rapt/cpu/simd.hpp"
 #include "rapt/cpu/simd/amx.hpp"
+#include "rapt/cpu/simd/amx_parts.hpp"
 
 #if !defined(RAPT_BFLOAT16_DOT)
 namespace rapt::cpu {
@@ -80,6 +81,14 @@ struct Vec<Bfloat16Pair> {
     even.store(numbers), odd.store(numbers + kLanes);
     return interleave(numbers, numbers + kLanes, kLanes);
   }
+  static void store_parts(Bfloat16Pair* p, index_t step, Vec<float> even, Vec<float> odd) {
+    for (int part = 0; part < 3; ++part) {
+      bfloat16 numbers[2 * kLanes];
+      even.store(numbers), odd.store(numbers + kLanes);
+      interleave(numbers, numbers + kLanes, kLanes).store(p + part * step);
+      even = even - Vec<float>::load(numbers), odd = odd - Vec<float>::load(numbers + kLanes);
+    }
+  }
   void store(Bfloat16Pair* p) const { std::copy_n(v, kLanes, p); }
   void store(bfloat16* p) const {
     for (int i = 0; i < kLanes; ++i) p[2 * i] = v[i].even, p[2 * i + 1] = v[i].odd;
@@ -140,6 +149,41 @@ class EmulatedTiles {
       }
     }
     for (index_t c = 0; c < columns; ++c) sums[c] += even[c] + odd[c];
+  }
+};
+
+/// As AmxPartTiles (cpu/simd/amx_parts.hpp), the parts one pair after the other.
+class EmulatedPartTiles {
+  using Parts = cpu::FloatParts;
+
+ public:
+  void multiply(index_t rows, index_t columns, bool add, float* to, index_t stride,
+                const cpu::LeftParts<cpu::Bfloat16Pair>& a, const cpu::Bfloat16Pair* b,
+                index_t blocks) {
+    if (rows < 1 || rows > Parts::kRows || columns < 1 || columns > Parts::kRows)
+      throw std::logic_error("not a tile");
+    rows = rows > 16 ? 32 : 16, columns = columns > 16 ? 32 : 16;
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t c = 0; c < columns; ++c) {
+        float sum = add ? to[i * stride + c] : 0.f;
+        for (index_t block = 0; block < blocks; ++block)
+          for (const auto& [of_a, of_b] : {std::pair{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}, {0, 2}})
+            sum += product(
+                a.data + block * a.block + of_a * a.part + i * a.row,
+                b + block * Parts::kBlock + of_b * Parts::kPart + c / 16 * Parts::kHalf + c % 16);
+        to[i * stride + c] = sum;
+      }
+  }
+
+ private:
+  /// One instruction: 16 pairs of a row and of a column.
+  static float product(const cpu::Bfloat16Pair* a, const cpu::Bfloat16Pair* b) {
+    float even = 0, odd = 0;
+    for (index_t u = 0; u < Parts::kUnits; ++u) {
+      even = std::fma(float(a[u].even), float(b[u * 16].even), even);
+      odd = std::fma(float(a[u].odd), float(b[u * 16].odd), odd);
+    }
+    return even + odd;
   }
 };
 

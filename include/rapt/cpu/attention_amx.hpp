@@ -42,7 +42,7 @@ class AmxProduct {
   };
   using Tile = ScoreTile<float>;
   using Weight = Unit;
-  static constexpr bool kScalesQueries = false;
+  static constexpr bool kScalesQueries = false, kTakesInfinities = true;
   using Decode = detail::AmxDecode<Tiles, Unit>;
 
   AmxProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
@@ -77,7 +77,7 @@ class AmxProduct {
   }
 
   void scores(const Tile& tile) {
-    const Columns columns = seen_by_some(tile);
+    const Columns columns = detail::seen_by_some(tile);
     if (!columns) return;
     detail::pair_product(tiles_, tile.s, kKeyTile, tile.end - tile.begin, columns.begin,
                          columns.end, q_ + tile.begin * dim_step_, dim_step_, k_, dim_step_ / 2);
@@ -86,13 +86,13 @@ class AmxProduct {
   [[gnu::noinline]] void accumulate(float* o, const Tile& tile) {
     const index_t rows = tile.end - tile.begin;
     if (tile.first) std::fill_n(o + tile.begin * value_step_, rows * value_step_, 0.f);
-    Columns keys = seen_by_some(tile);
+    Columns keys = detail::seen_by_some(tile);
     if (!keys) return;
     keys = {keys.begin / kStep * kStep, detail::round_up(keys.end, kStep)};
     for (index_t r = 0; r < rows; ++r) {
-      clear_outside(detail::weights_of(tile, r), tile.columns[r], keys);
+      detail::clear_outside(detail::weights_of(tile, r), tile.columns[r], keys);
       if (!tile.first && tile.columns[r] && tile.factors[r] != 1)
-        scale(o + (tile.begin + r) * value_step_, tile.factors[r]);
+        detail::scale_sums(o + (tile.begin + r) * value_step_, value_step_, tile.factors[r]);
     }
     detail::add_pair_product<kKeyTile / 2>(tiles_, o + tile.begin * value_step_, value_step_, rows,
                                            value_dim_, detail::weights_of(tile, 0) + keys.begin,
@@ -109,27 +109,6 @@ class AmxProduct {
 
  private:
   static constexpr index_t kKeyTile = Tiling::kKeyTile;
-
-  /// The columns that hold what each row sees.
-  static Columns seen_by_some(const Tile& tile) {
-    Columns columns;
-    for (const auto& [first, last] : tile.groups)
-      if (const Columns of = tile.columns[first - tile.begin]) columns.include(of.begin, of.end);
-    return columns;
-  }
-
-  /// Zeros among a row's weights of `keys` where it sees nothing.
-  static void clear_outside(bfloat16* weights, Columns columns, Columns keys) {
-    const index_t begin = columns ? columns.begin / V::kLanes * V::kLanes : keys.end;
-    const index_t end = columns ? detail::round_up(columns.end, V::kLanes) : keys.end;
-    if (begin > keys.begin) std::fill(weights + keys.begin, weights + begin, bfloat16{});
-    if (end < keys.end) std::fill(weights + end, weights + keys.end, bfloat16{});
-  }
-
-  void scale(float* o, float factor) const {
-    for (index_t t = 0; t < value_step_; t += V::kLanes)
-      (V::load(o + t) * V::broadcast(factor)).store(o + t);
-  }
 
   const index_t dim_, dim_step_, value_dim_, value_step_;
   bfloat16* q_;                             // [rows][dim_step]

@@ -167,7 +167,7 @@ class AttentionBlock {
         detail::report_tile(mask_, seq_.b, block_, begin_, end_, range);
         soften(m, l);
         bool& met = met_[first_group / kGroups];
-        if (!finite_ && part == TileVerdict::partial)
+        if (!finite_ && (part == TileVerdict::partial || !Product::kTakesInfinities))
           accumulate_seen(o, keys.count, !met);
         else
           product_.accumulate(o, tile(!met));

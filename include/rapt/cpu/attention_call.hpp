@@ -391,5 +391,20 @@ void store_output(T* out, const RowState<A>& row, A factor, index_t dim) {
 }
 
 }  // namespace detail
+
+/// Whether one of a call's sequences is worth splitting numbers into parts (cpu/float_parts.hpp);
+/// then all are.
+template <class Product, class Args>
+bool parts_serve(const Args& args) {
+  const index_t kv_heads = args.k.extent(2);
+  if (kv_heads == 0) return false;
+  for (index_t s = 0; s < rapt::detail::sequence_count(args); ++s) {
+    const AttentionSequence seq = rapt::detail::sequence_at(args, s);
+    if (Product::serves(seq.q_len * args.q.extent(2) / kv_heads, seq.kv_len, args.q.extent(3)))
+      return true;
+  }
+  return false;
+}
+
 }  // namespace RAPT_SIMD
 }  // namespace rapt::cpu

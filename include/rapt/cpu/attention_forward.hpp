@@ -29,6 +29,7 @@
 #include "rapt/cpu/attention_call.hpp"
 #include "rapt/cpu/attention_decode.hpp"
 #include "rapt/cpu/attention_keys.hpp"
+#include "rapt/cpu/attention_parts.hpp"
 #include "rapt/cpu/attention_product.hpp"
 #include "rapt/cpu/attention_score.hpp"
 #include "rapt/cpu/attention_tile.hpp"
@@ -486,10 +487,16 @@ namespace rapt {
 template <class Args, class Mask, class Score>
 void BackendTraits<Cpu>::attention_forward(Cpu, const Args& args, const Mask& mask,
                                            const Score& score) {
-  if constexpr (cpu::kAmx && std::is_same_v<typename Args::Element, bfloat16> &&
-                std::is_same_v<typename Args::Stored, bfloat16>)
-    if (cpu::amx_granted())
-      return cpu::AttentionForward<Args, Mask, Score, cpu::AmxProduct<>>(args, mask, score).run();
+  using T = typename Args::Element;
+  if constexpr (cpu::kAmx && std::is_same_v<typename Args::Stored, T>) {
+    if constexpr (std::is_same_v<T, bfloat16>)
+      if (cpu::amx_granted())
+        return cpu::AttentionForward<Args, Mask, Score, cpu::AmxProduct<>>(args, mask, score).run();
+    if constexpr (std::is_same_v<T, float>)
+      if (cpu::parts_serve<cpu::PartsProduct<>>(args))
+        return cpu::AttentionForward<Args, Mask, Score, cpu::PartsProduct<>>(args, mask, score)
+            .run();
+  }
   cpu::AttentionForward<Args, Mask, Score>(args, mask, score).run();
 }
 

@@ -4,6 +4,7 @@
 //   VectorProduct<T>     widened to fp32      fp32 multiply-adds   fp32           multiply-adds
 //   with Bfloat16Pair    bf16, two dims each  vdpbf16ps            bf16, two keys vdpbf16ps
 //   AmxProduct           bf16, two dims each  tdpbf16ps            bf16, two keys tdpbf16ps
+//   PartsProduct         fp32 in three bf16   six tdpbf16ps        the same       six tdpbf16ps
 //
 // (double: multiply-adds of double.) Sums are fp32 everywhere, and the products of bfloat16 inputs
 // are exact, so S is as good as that of fp32, except that pairs flush subnormal inputs and sums to
@@ -19,6 +20,7 @@
 //                                  these are codes of 8 bits; says whether all values are finite
 //   set_query(r, q, factor)        row r of the block
 //   kScalesQueries                 whether factor may be any number; else it is 1 or -1
+//   kTakesInfinities               whether accumulate() gives an infinity for one among the values
 //   use(k, v)                      the packed tile that what follows multiplies
 //   scores(tile)                   S of the tile's rows, each in its columns (rounded outwards)
 //   Weight                         what of the tile's scores become (soften_row): A, or pairs
@@ -89,6 +91,31 @@ bfloat16* weights_of(const Tile& tile, index_t r) {
   return reinterpret_cast<bfloat16*>(tile.s + r * AttentionTiling<float>::kKeyTile);
 }
 
+/// The columns that hold what each row sees.
+template <class Tile>
+Columns seen_by_some(const Tile& tile) {
+  Columns columns;
+  for (const auto& [first, last] : tile.groups)
+    if (const Columns of = tile.columns[first - tile.begin]) columns.include(of.begin, of.end);
+  return columns;
+}
+
+/// Zeros among a row's weights of `keys`, whole vectors of them, where it sees nothing.
+template <class W>
+void clear_outside(W* weights, Columns columns, Columns keys) {
+  constexpr index_t kLanes = Vec<float>::kLanes;
+  const index_t begin = columns ? columns.begin / kLanes * kLanes : keys.end;
+  const index_t end = columns ? round_up(columns.end, kLanes) : keys.end;
+  if (begin > keys.begin) std::fill(weights + keys.begin, weights + begin, W{});
+  if (end < keys.end) std::fill(weights + end, weights + keys.end, W{});
+}
+
+/// o = f o, n numbers in whole vectors.
+inline void scale_sums(float* o, index_t n, float factor) {
+  using V = Vec<float>;
+  for (index_t t = 0; t < n; t += V::kLanes) (V::load(o + t) * V::broadcast(factor)).store(o + t);
+}
+
 /// o = f o + sum of weights[j] v_j over the keys of `columns`, those of weight 0 left out; value(j,
 /// t) are the lanes of v_j from dim t on.
 template <class A, class W, class Value>
@@ -122,7 +149,7 @@ class VectorProduct {
   using Tiling = AttentionTiling<A>;
   using Tile = ScoreTile<A>;
   using Weight = Unit;
-  static constexpr bool kScalesQueries = !kPairs;
+  static constexpr bool kScalesQueries = !kPairs, kTakesInfinities = true;
   using Decode = detail::DecodeOf<T, Stored, Unit>;
 
   VectorProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)

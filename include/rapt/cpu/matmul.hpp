@@ -1,6 +1,7 @@
 // matmul on the CPU (core/backend.hpp): out[m, n] = a[m, k] b[k, n] (+ bias) (+ out).
 //
-//   m > 12   the packed product of cpu/gemm.hpp; and few rows where b lies by rows, as in a panel
+//   m > 12   the packed product of cpu/gemm.hpp, in matrix registers that of cpu/gemm_parts.hpp for
+//            fp32; and few rows where b lies by rows, as in a panel
 //   m <= 12  a decode step with a weight [n, k]: bound by reading b, once. Dot products along k,
 //            column by column
 //
@@ -10,6 +11,7 @@
 #include <algorithm>
 
 #include "rapt/cpu/gemm.hpp"
+#include "rapt/cpu/gemm_parts.hpp"
 #include "rapt/cpu/rows.hpp"
 
 namespace rapt {
@@ -128,6 +130,16 @@ void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b,
   });
 }
 
+/// Any number of rows, b as it lies or packed.
+template <class Out, class T>
+void product_of_rows(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b, index_t k,
+                     const accumulate_t<T>* bias, bool accumulate) {
+  if constexpr (kAmx && std::is_same_v<T, float>)
+    if (parts_pay(out.extent(0), out.extent(1), k))
+      return PartsGemm(out, a, b, k, bias, accumulate).run();
+  product(out, a, b, k, bias, accumulate);
+}
+
 /// The bias in the type of the sums, or null.
 template <class T>
 const accumulate_t<T>* product_bias(Scratch<Cpu>& scratch, const MatmulOptions<T, Cpu>& options) {
@@ -156,7 +168,7 @@ void BackendTraits<Cpu>::matmul(Cpu, TensorView<Out, 2> out, TensorView<const T,
   if (out.extent(0) <= cpu::kFewRows && !weights.by_rows)
     cpu::product_of_few_rows(out, rows, weights, k, bias, options.accumulate);
   else
-    cpu::product(out, rows, cpu::ProductWeights<T>{weights}, k, bias, options.accumulate);
+    cpu::product_of_rows(out, rows, cpu::ProductWeights<T>{weights}, k, bias, options.accumulate);
 }
 
 template <class T>
@@ -185,8 +197,8 @@ void BackendTraits<Cpu>::packed_matmul(Cpu, TensorView<Out, 2> out, TensorView<c
   Scratch<Cpu> scratch;
   cpu::ProductWeights<T> weights;
   weights.packed = reinterpret_cast<const cpu::PackedElement<T>*>(packed.data());
-  cpu::product(out, cpu::matrix_ref(a), weights, a.extent(1), cpu::product_bias(scratch, options),
-               options.accumulate);
+  cpu::product_of_rows(out, cpu::matrix_ref(a), weights, a.extent(1),
+                       cpu::product_bias(scratch, options), options.accumulate);
 }
 
 }  // namespace rapt

@@ -1,0 +1,62 @@
+// Attention in fp32 by products of three parts of bfloat16, on matrix registers in plain loops
+// (support/bfloat16_pairs.hpp) and on this machine's own: attention/product_cases.hpp.
+#include <bit>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "rapt/attention/attention.hpp"
+#include "support/bfloat16_pairs.hpp"
+
+namespace rapt::test {
+namespace {
+
+using Element = float;
+enum class Through { emulated_registers, own_registers } through;
+std::vector<Through> through_all() {
+  if (cpu::kAmx && cpu::amx_granted()) return {Through::emulated_registers, Through::own_registers};
+  return {Through::emulated_registers};
+}
+std::string name_of(Through by) {
+  return by == Through::own_registers ? "OwnRegisters" : "EmulatedRegisters";
+}
+
+template <class Args, class Mask, class Score>
+void forward(const Args& args, const Mask& mask, const Score& score) {
+  if constexpr (cpu::kAmx)
+    if (through == Through::own_registers)
+      return cpu::AttentionForward<Args, Mask, Score, cpu::PartsProduct<>>(args, mask, score).run();
+  using Emulated = cpu::PartsProduct<EmulatedPartTiles>;
+  cpu::AttentionForward<Args, Mask, Score, Emulated>(args, mask, score).run();
+}
+
+}  // namespace
+}  // namespace rapt::test
+
+#include "attention/product_cases.hpp"
+
+namespace rapt::test {
+namespace {
+
+// bfloat16 would round it to infinity, which has no parts.
+TEST_P(AttentionProducts, ValuesCloseToTheLargestNumber) {
+  Problem<float> p({.q_len = 40, .kv_len = 40, .heads = 1, .kv_heads = 1, .head_dim = 16});
+  p.v(0, 7, 0, 5) = 3.4e38f;
+  expect_matches_oracle(p, AnyMask{Full{}});
+  expect_matches_oracle(p, AnyMask{Causal{}});
+}
+
+// Rounded upwards as a whole number, one of these would become a 0.
+TEST_P(AttentionProducts, HiddenNaNsOfEveryBitPattern) {
+  for (const std::uint32_t bits : {0x7fffffffu, 0xffffffffu, 0x7fff8000u, 0x7f800001u}) {
+    Problem<float> p({.q_len = 40, .kv_len = 40, .heads = 1, .kv_heads = 1, .head_dim = 16});
+    for (index_t t = 0; t < 16; ++t) p.v(0, 39, 0, t) = std::bit_cast<float>(bits);
+    Tensor<float, 4> out(p.q.shape());
+    attention(out, p.q, p.k, p.v, AnyMask{Causal{}});
+    for (index_t i = 0; i < 40; ++i)
+      ASSERT_EQ(std::isnan(out(0, i, 0, 3)), i == 39) << bits << ", " << i;
+  }
+}
+
+}  // namespace
+}  // namespace rapt::test
