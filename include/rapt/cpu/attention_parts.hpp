@@ -72,8 +72,7 @@ class PartsProduct {
   }
   static bool pack_values(Unit* to, const float* const* rows, index_t n, index_t value_dim,
                           const float* = nullptr) {
-    return detail::split_rows_along(
-        to, kValueTile, [=](index_t j) { return rows[j]; }, n, value_dim);
+    return detail::split_rows_along(to, kValueTile, rows, n, value_dim);
   }
   void use(const Unit* k, const Unit* v) { k_ = k, v_ = v; }
 

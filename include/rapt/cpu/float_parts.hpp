@@ -123,14 +123,15 @@ template <class Unit>
 
 /// Rows rows[0..n) as the rows of a right factor: tiles of 32 of their `dim` columns, `tile` pairs
 /// apart. Says whether bfloat16 holds all as numbers.
-template <class Unit, class Row>
-[[gnu::noinline]] bool split_rows_along(Unit* to, index_t tile, Row row, index_t n, index_t dim) {
+template <class Unit>
+[[gnu::noinline]] bool split_rows_along(Unit* to, index_t tile, const float* const* rows, index_t n,
+                                        index_t dim) {
   constexpr index_t kHalf = FloatParts::kRows / 2;
   bool finite = true;
   for (index_t t = 0; t < dim; t += kHalf)
     finite &= split_columns<true>(
         to + t / FloatParts::kRows * tile + t % FloatParts::kRows / kHalf * FloatParts::kHalf,
-        std::min(kHalf, dim - t), n, [&](index_t j) { return row(j) + t; });
+        std::min(kHalf, dim - t), n, [&](index_t j) { return rows[j] + t; });
   return finite;
 }
 
