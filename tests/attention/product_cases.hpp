@@ -243,13 +243,14 @@ TEST_P(AttentionProducts, InfiniteValuesStayWhatTheyAre) {
   }
 }
 
-// Weights from 1 down to what is no longer a number.
+// Weights from 1 down to what is no longer a number. Scores of up to 200 are rounded that much more
+// coarsely: multiply-adds of fp32 need 8 times the usual tolerance here, parts 4 times.
 TEST_P(AttentionProducts, LargeScores) {
   const Problem<Element> p({.q_len = 70, .kv_len = 200, .heads = 2, .kv_heads = 1, .head_dim = 64});
   for (const float scale : {2.f, 5.f, -5.f})  // scores of up to 80 and 200
     for (const bool whole : {false, true})
       expect_matches_oracle(p.q, p.k, p.v, whole ? AnyMask{Full{}} : AnyMask{Causal{}}, Identity{},
-                            Options{.scale = scale}, false, 16);
+                            Options{.scale = scale}, false, 8);
 }
 
 TEST_P(AttentionProducts, ThreadsNeverChangeAResult) {
