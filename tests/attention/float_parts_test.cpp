@@ -1,39 +1,13 @@
-// Attention in fp32 by products of three parts of bfloat16, on matrix registers in plain loops
-// (support/bfloat16_pairs.hpp) and on this machine's own: attention/product_cases.hpp.
+// Attention in fp32 by products of three parts of bfloat16: attention/parts_cases.hpp, and numbers
+// that parts might lose.
 #include <bit>
 #include <cstdint>
-#include <string>
-#include <vector>
-
-#include "rapt/attention/attention.hpp"
-#include "support/bfloat16_pairs.hpp"
 
 namespace rapt::test {
-namespace {
-
 using Element = float;
-enum class Through { emulated_registers, own_registers } through;
-std::vector<Through> through_all() {
-  if (cpu::kAmx && cpu::amx_granted()) return {Through::emulated_registers, Through::own_registers};
-  return {Through::emulated_registers};
-}
-std::string name_of(Through by) {
-  return by == Through::own_registers ? "OwnRegisters" : "EmulatedRegisters";
 }
 
-template <class Args, class Mask, class Score>
-void forward(const Args& args, const Mask& mask, const Score& score) {
-  if constexpr (cpu::kAmx)
-    if (through == Through::own_registers)
-      return cpu::AttentionForward<Args, Mask, Score, cpu::PartsProduct<>>(args, mask, score).run();
-  using Emulated = cpu::PartsProduct<EmulatedPartTiles>;
-  cpu::AttentionForward<Args, Mask, Score, Emulated>(args, mask, score).run();
-}
-
-}  // namespace
-}  // namespace rapt::test
-
-#include "attention/product_cases.hpp"
+#include "attention/parts_cases.hpp"
 
 namespace rapt::test {
 namespace {

@@ -1,14 +1,15 @@
-// fp32 products in three parts of bfloat16, on matrix registers in plain loops
+// Products of fp32 in three parts of bfloat16 and of half in two, on matrix registers in plain loops
 // (support/bfloat16_pairs.hpp) and, where this machine has them, on its own. Oracle: loops in
 // double.
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "rapt/core/random.hpp"
@@ -18,7 +19,14 @@
 namespace rapt::test {
 namespace {
 
-using Emulated = cpu::PartsGemm<EmulatedPartTiles>;
+template <class T, class O = T, class Tiles = EmulatedPartTiles>
+struct Emulated : cpu::PartsGemm<T, O, Tiles> {
+  using cpu::PartsGemm<T, O, Tiles>::PartsGemm;
+  using Element = T;
+  using Out = O;
+};
+template <class T, class Out = T>
+using Own = Emulated<T, Out, cpu::AmxPartTiles>;
 
 struct Call {
   index_t m, n, k;
@@ -31,9 +39,14 @@ std::ostream& operator<<(std::ostream& out, const Call& c) {
 }
 
 /// A call's factors, and what it should give.
+template <class Product>
 struct Factors {
+  using T = typename Product::Element;
+  using Out = typename Product::Out;
   Call call;
-  Tensor<float, 1> a, b, bias, out, packed;
+  Tensor<T, 1> a, b, packed;
+  Tensor<float, 1> bias;
+  Tensor<Out, 1> out;
 
   explicit Factors(const Call& c)
       : call(c), a(Shape{c.m * c.k}), b(Shape{c.k * c.n}), bias(Shape{c.n}), out(Shape{c.m * c.n}) {
@@ -41,35 +54,31 @@ struct Factors {
     fill_normal(a, random), fill_normal(b, random), fill_normal(bias, random);
     fill_normal(out, random);
   }
-  cpu::MatrixRef<float> left() const {
-    return {a.data(), call.a_rows ? call.k : call.m, call.a_rows};
-  }
-  cpu::MatrixRef<float> right() const {
-    return {b.data(), call.b_rows ? call.n : call.k, call.b_rows};
-  }
+  cpu::MatrixRef<T> left() const { return {a.data(), call.a_rows ? call.k : call.m, call.a_rows}; }
+  cpu::MatrixRef<T> right() const { return {b.data(), call.b_rows ? call.n : call.k, call.b_rows}; }
 
-  template <class Product>
-  Tensor<float, 1> run() {
-    Tensor<float, 1> to = out;
-    cpu::ProductWeights<float> weights{right()};
+  template <class By = Product>
+  Tensor<Out, 1> run() {
+    Tensor<Out, 1> to = out;
+    cpu::ProductWeights<T> weights{right()};
     if (call.packed) {
-      packed = Tensor<float, 1>(Shape{cpu::packed_size<float>(call.k, call.n)});
-      cpu::pack_columns<float>(packed.data(), right(), call.k, call.n);
+      packed = Tensor<T, 1>(Shape{cpu::packed_size<T>(call.k, call.n)});
+      cpu::pack_columns<T>(packed.data(), right(), call.k, call.n);
       weights = {.packed = packed.data()};
     }
-    Product(TensorView<float, 2>(to.data(), Shape{call.m, call.n}), left(), weights, call.k,
-            call.has_bias ? bias.data() : nullptr, call.accumulate)
+    By(TensorView<Out, 2>(to.data(), Shape{call.m, call.n}), left(), weights, call.k,
+       call.has_bias ? bias.data() : nullptr, call.accumulate)
         .run();
     return to;
   }
 
   /// Entry (i, j), and the size of its terms.
   std::pair<double, double> want(index_t i, index_t j) const {
-    double sum = call.accumulate ? double{out(i * call.n + j)} : 0.0;
+    double sum = call.accumulate ? double(out(i * call.n + j)) : 0.0;
     if (call.has_bias) sum += double{bias(j)};
     double size = std::abs(sum);
     for (index_t l = 0; l < call.k; ++l) {
-      const double term = double{*left().at(i, l)} * double{*right().at(l, j)};
+      const double term = double(*left().at(i, l)) * double(*right().at(l, j));
       sum += term, size += std::abs(term);
     }
     return {sum, size};
@@ -79,25 +88,28 @@ struct Factors {
 template <class Product>
 void expect_product(const Call& call) {
   SCOPED_TRACE(testing::Message() << call);
-  Factors factors(call);
-  const auto got = factors.run<Product>();
+  Factors<Product> factors(call);
+  const auto got = factors.run();
+  const double rounding = std::is_same_v<typename Product::Out, half> ? 0x1p-11 : 0;
   for (index_t i = 0; i < call.m; ++i)
     for (index_t j = 0; j < call.n; ++j) {
       const auto [sum, size] = factors.want(i, j);
-      ASSERT_NEAR(double{got(i * call.n + j)}, sum, 2.5e-7 * size + 1e-30) << i << ", " << j;
+      ASSERT_NEAR(double(got(i * call.n + j)), sum,
+                  2.5e-7 * size + rounding * (std::abs(sum) + 0x1p-14) + 1e-30)
+          << i << ", " << j;
     }
 }
 
-/// f<Product>() of the emulated registers, and of the machine's own, if it has any.
-template <class F>
+/// f<Product>() of the machine's own registers, if it has any; of emulated ones, too.
+template <class T, class Out = T, class F>
 void by_own(F f) {
   if constexpr (cpu::kAmx)
-    if (cpu::amx_granted()) f.template operator()<cpu::PartsGemm<>>();
+    if (cpu::amx_granted()) f.template operator()<Own<T, Out>>();
 }
-template <class F>
+template <class T, class Out = T, class F>
 void by_each(F f) {
-  f.template operator()<Emulated>();
-  by_own(f);
+  f.template operator()<Emulated<T, Out>>();
+  by_own<T, Out>(f);
 }
 
 template <class Product>
@@ -119,79 +131,110 @@ void expect_every_layout(const std::vector<std::tuple<index_t, index_t, index_t>
 }
 
 TEST(FloatParts, MultiplyEverySizeAndLayout) {
-  expect_every_layout<Emulated>({{1, 1, 1}, {2, 17, 3}, {17, 2, 33}, {33, 49, 40}, {16, 16, 32}});
-  by_own([]<class Product>() {
+  expect_every_layout<Emulated<float>>(
+      {{1, 1, 1}, {2, 17, 3}, {17, 2, 33}, {33, 49, 40}, {16, 16, 32}});
+  by_own<float>([]<class Product>() {
     expect_every_layout<Product>({{1, 1, 1}, {33, 49, 40}, {70, 100, 70}});
   });
 }
+TEST(HalfParts, MultiplyEverySizeAndLayout) {
+  expect_every_layout<Emulated<half>>({{1, 1, 1}, {17, 2, 33}, {33, 49, 40}});
+  expect_every_layout<Emulated<half, float>>({{2, 17, 3}, {16, 16, 32}});
+  by_own<half>([]<class Product>() { expect_every_layout<Product>({{1, 1, 1}, {70, 100, 70}}); });
+  by_own<half, float>([]<class Product>() { expect_every_layout<Product>({{33, 49, 40}}); });
+}
 
 TEST(FloatParts, StripsAndBlocksOfDepth) {
-  expect_product<Emulated>({3, 300, 20, true, false, false, true, false});
-  expect_product<Emulated>({40, 5, 1200, false, true, false, true, true});
-  by_own([]<class Product>() {
+  expect_product<Emulated<float>>({3, 300, 20, true, false, false, true, false});
+  expect_product<Emulated<float>>({40, 5, 1200, false, true, false, true, true});
+  by_own<float>([]<class Product>() {
     expect_product<Product>({40, 520, 1200, true, false, true, true, false});
     expect_product<Product>({65, 31, 600, false, true, false, false, true});
   });
 }
+// Sums of half wait in fp32 between blocks of depth.
+TEST(HalfParts, StripsAndBlocksOfDepth) {
+  constexpr bool kPanels = cpu::ProductFormat<half>::kPanel % 16 == 0;
+  constexpr index_t kWide = 32 * cpu::ProductFormat<half>::kPanel + 5;
+  expect_product<Emulated<half>>({9, 5, 1900, false, true, false, true, true});
+  expect_product<Emulated<half>>({2, kWide, 900, true, true, kPanels, true, true});
+  expect_product<Emulated<half, float>>({3, 50, 1800, true, false, false, true, true});
+  by_own<half>([]<class Product>() {
+    expect_product<Product>({20, 300, 1800, true, false, true, true, false});
+    expect_product<Product>({65, 31, 900, false, true, false, false, true});
+    expect_product<Product>({3, kWide, 900, true, false, true, true, true});
+    expect_product<Product>({2080, 3, 900, true, false, false, true, true});
+  });
+}
 
 TEST(FloatParts, EmptySumsAreTheBias) {
-  expect_product<Emulated>({3, 4, 0, true, true, false, true, false});
-  expect_product<Emulated>({3, 4, 0, true, true, false, true, true});
-  expect_product<Emulated>({3, 4, 0, true, true, false, false, false});
+  const auto check = []<class Product>() {
+    expect_product<Product>({3, 4, 0, true, true, false, true, false});
+    expect_product<Product>({3, 4, 0, true, true, false, true, true});
+    expect_product<Product>({3, 4, 0, true, true, false, false, false});
+  };
+  by_each<float>(check), by_each<half>(check);
 }
 
 TEST(FloatParts, DoNotDependOnTheNumberOfThreads) {
   const int threads = num_threads();
   const auto run = [&]<class Product>(const Call& call) {
-    Factors factors(call);
+    Factors<Product> factors(call);
     set_num_threads(1);
-    const auto one = factors.run<Product>();
+    const auto one = factors.run();
     for (const int n : {2, 3, 7}) {
       set_num_threads(n);
-      const auto several = factors.run<Product>();
+      const auto several = factors.run();
       EXPECT_EQ(std::memcmp(one.data(), several.data(), one.bytes()), 0) << n << ", " << call;
     }
   };
-  run.template operator()<Emulated>({40, 300, 40});
-  by_own([&]<class Product>() { run.template operator()<Product>({130, 1100, 700, true, false}); });
+  run.template operator()<Emulated<float>>({40, 300, 40});
+  run.template operator()<Emulated<half>>({5, 300, 900});
+  const auto large = [&]<class Product>() {
+    run.template operator()<Product>({130, 1100, 900, true, false});
+  };
+  by_own<float>(large), by_own<half>(large);
   set_num_threads(threads);
 }
 
 // Not worse than multiply-adds of fp32: the root of the mean square error, in terms of their size.
 TEST(FloatParts, AreAsGoodAsMultiplyAdds) {
-  struct MultiplyAdds {
-    MultiplyAdds(TensorView<float, 2> out, cpu::MatrixRef<float> a,
-                 const cpu::ProductWeights<float>& b, index_t k, const float* bias, bool accumulate)
-        : run([=] { cpu::product(out, a, b, k, bias, accumulate); }) {}
-    std::function<void()> run;
-  };
-  for (const index_t k : {64, 500}) {
-    Factors factors({32, 48, k, true, false});
-    // Numbers of every size: bits of a product lie far apart.
-    Philox random(3);
-    fill_uniform(factors.bias, random, -20, 20);
-    for (index_t i = 0; i < factors.b.size(); ++i)
-      factors.b(i) *= std::exp2(std::round(factors.bias(i % 48)));
-    const auto error = [&]<class Product>() {
-      const auto got = factors.run<Product>();
-      double squares = 0;
-      for (index_t i = 0; i < 32; ++i)
-        for (index_t j = 0; j < 48; ++j) {
-          const auto [sum, size] = factors.want(i, j);
-          squares += std::pow((double{got(i * 48 + j)} - sum) / size, 2);
-        }
-      return std::sqrt(squares / (32 * 48));
+  const auto check = []<class Product>() {
+    using T = typename Product::Element;
+    struct MultiplyAdds {
+      MultiplyAdds(TensorView<float, 2> out, cpu::MatrixRef<T> a, const cpu::ProductWeights<T>& b,
+                   index_t k, const float* bias, bool accumulate)
+          : run([=] { cpu::product(out, a, b, k, bias, accumulate); }) {}
+      std::function<void()> run;
     };
-    const double multiply_adds = error.template operator()<MultiplyAdds>();
-    by_each(
-        [&]<class Product>() { EXPECT_LT(error.template operator()<Product>(), multiply_adds); });
-  }
+    for (const index_t k : {64, 500}) {
+      Factors<Product> factors({32, 48, k, true, false});
+      // Numbers of every size: bits of a product lie far apart.
+      Philox random(3);
+      const float most = std::is_same_v<T, half> ? 10 : 20;
+      fill_uniform(factors.bias, random, -most, most);
+      for (index_t i = 0; i < factors.b.size(); ++i)
+        factors.b(i) = T(float(factors.b(i)) * std::exp2(std::round(factors.bias(i % 48))));
+      const auto error = [&]<class By>() {
+        const auto got = factors.template run<By>();
+        double squares = 0;
+        for (index_t i = 0; i < 32; ++i)
+          for (index_t j = 0; j < 48; ++j) {
+            const auto [sum, size] = factors.want(i, j);
+            squares += std::pow((double{got(i * 48 + j)} - sum) / size, 2);
+          }
+        return std::sqrt(squares / (32 * 48));
+      };
+      EXPECT_LT(error.template operator()<Product>(), error.template operator()<MultiplyAdds>());
+    }
+  };
+  by_each<float>(check), by_each<half, float>(check);
 }
 
 // A number is the sum of its parts, to the last bit: times 1 it is itself.
 TEST(FloatParts, LoseNoBit) {
-  by_each([]<class Product>() {
-    Factors factors({64, 16, 32});
+  by_each<float>([]<class Product>() {
+    Factors<Product> factors({64, 16, 32});
     Philox random(5);
     fill_uniform(factors.bias, random, -100, 100);
     for (index_t i = 0; i < 64; ++i)
@@ -204,23 +247,37 @@ TEST(FloatParts, LoseNoBit) {
     for (index_t l = 0; l < 32; ++l)
       for (index_t j = 0; j < 16; ++j) factors.b(l * 16 + j) = l == 2 * j || (j == 15 && l == 31);
     for (index_t i = 0; i < 8; ++i) factors.a(i * 32 + 30) = 0;
-    const auto got = factors.run<Product>();
+    const auto got = factors.run();
     for (index_t i = 0; i < 64; ++i)
       for (index_t j = 0; j < 15; ++j)
         ASSERT_EQ(got(i * 16 + j), factors.a(i * 32 + 2 * j)) << i << ", " << j;
   });
 }
+// Every half there is, subnormal ones included.
+TEST(HalfParts, LoseNoBit) {
+  by_each<half>([]<class Product>() {
+    constexpr index_t kFinite = 0x7c00, kSide = 64;
+    Factors<Product> factors({2 * kFinite / kSide, kSide, kSide});
+    for (index_t i = 0; i < 2 * kFinite; ++i)
+      factors.a(i) =
+          half::from_bits(static_cast<std::uint16_t>(i < kFinite ? i : i - kFinite + 0x8000));
+    for (index_t i = 0; i < kSide * kSide; ++i)
+      factors.b(i) = half(i % (kSide + 1) == 0 ? 1.f : 0.f);
+    const auto got = factors.run();
+    for (index_t i = 0; i < 2 * kFinite; ++i) ASSERT_EQ(float(got(i)), float(factors.a(i))) << i;
+  });
+}
 
 // What is left of a number close to the smallest ones is subnormal, and counts as 0.
 TEST(FloatParts, TinyNumbersStayTiny) {
-  by_each([]<class Product>() {
-    Factors factors({40, 40, 64});
+  by_each<float>([]<class Product>() {
+    Factors<Product> factors({40, 40, 64});
     Philox random(9);
     Tensor<float, 1> exponents(factors.a.shape());
     fill_uniform(exponents, random, -149, -100);
     for (index_t i = 0; i < factors.a.size(); ++i)
       factors.a(i) *= std::exp2(std::round(exponents(i)));
-    const auto got = factors.run<Product>();
+    const auto got = factors.run();
     for (index_t i = 0; i < 40; ++i)
       for (index_t j = 0; j < 40; ++j) {
         const auto [sum, size] = factors.want(i, j);
@@ -232,19 +289,21 @@ TEST(FloatParts, TinyNumbersStayTiny) {
 }
 
 TEST(FloatParts, WhatIsNotFiniteStaysInItsRowAndColumn) {
-  by_each([]<class Product>() {
+  const auto check = []<class Product>() {
+    using T = typename Product::Element;
     for (const float bad :
          {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::quiet_NaN(),
           std::numeric_limits<float>::quiet_NaN()}) {
-      Factors factors({40, 40, 40});
-      factors.a(7 * 40 + 3) = bad;
-      factors.b(35 * 40 + 38) = bad;
-      const auto got = factors.run<Product>();
+      Factors<Product> factors({40, 40, 40});
+      factors.a(7 * 40 + 3) = T(bad);
+      factors.b(35 * 40 + 38) = T(bad);
+      const auto got = factors.run();
       for (index_t i = 0; i < 40; ++i)
         for (index_t j = 0; j < 40; ++j)
-          ASSERT_EQ(std::isfinite(got(i * 40 + j)), i != 7 && j != 38) << i << ", " << j;
+          ASSERT_EQ(std::isfinite(float(got(i * 40 + j))), i != 7 && j != 38) << i << ", " << j;
     }
-  });
+  };
+  by_each<float>(check), by_each<half>(check);
 }
 
 }  // namespace

@@ -81,8 +81,9 @@ struct Vec<Bfloat16Pair> {
     even.store(numbers), odd.store(numbers + kLanes);
     return interleave(numbers, numbers + kLanes, kLanes);
   }
+  template <int kParts>
   static void store_parts(Bfloat16Pair* p, index_t step, Vec<float> even, Vec<float> odd) {
-    for (int part = 0; part < 3; ++part) {
+    for (int part = 0; part < kParts; ++part) {
       bfloat16 numbers[2 * kLanes];
       even.store(numbers), odd.store(numbers + kLanes);
       interleave(numbers, numbers + kLanes, kLanes).store(p + part * step);
@@ -154,11 +155,10 @@ class EmulatedTiles {
 
 /// As AmxPartTiles (cpu/simd/amx_parts.hpp), the parts one pair after the other.
 class EmulatedPartTiles {
-  using Parts = cpu::FloatParts;
-
  public:
+  template <class Parts>
   void multiply(index_t rows, index_t columns, bool add, float* to, index_t stride,
-                const cpu::LeftParts<cpu::Bfloat16Pair>& a, const cpu::Bfloat16Pair* b,
+                const cpu::LeftParts<Parts, cpu::Bfloat16Pair>& a, const cpu::Bfloat16Pair* b,
                 index_t blocks) {
     if (rows < 1 || rows > Parts::kRows || columns < 1 || columns > Parts::kRows)
       throw std::logic_error("not a tile");
@@ -168,9 +168,10 @@ class EmulatedPartTiles {
         float sum = add ? to[i * stride + c] : 0.f;
         for (index_t block = 0; block < blocks; ++block)
           for (const auto& [of_a, of_b] : {std::pair{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}, {0, 2}})
-            sum += product(
-                a.data + block * a.block + of_a * a.part + i * a.row,
-                b + block * Parts::kBlock + of_b * Parts::kPart + c / 16 * Parts::kHalf + c % 16);
+            if (std::max(of_a, of_b) < Parts::kParts)
+              sum += product(
+                  a.data + block * a.block + of_a * a.part + i * a.row,
+                  b + block * Parts::kBlock + of_b * Parts::kPart + c / 16 * Parts::kHalf + c % 16);
         to[i * stride + c] = sum;
       }
   }
@@ -179,7 +180,7 @@ class EmulatedPartTiles {
   /// One instruction: 16 pairs of a row and of a column.
   static float product(const cpu::Bfloat16Pair* a, const cpu::Bfloat16Pair* b) {
     float even = 0, odd = 0;
-    for (index_t u = 0; u < Parts::kUnits; ++u) {
+    for (index_t u = 0; u < cpu::PartTile::kUnits; ++u) {
       even = std::fma(float(a[u].even), float(b[u * 16].even), even);
       odd = std::fma(float(a[u].odd), float(b[u * 16].odd), odd);
     }

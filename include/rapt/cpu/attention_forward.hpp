@@ -492,9 +492,9 @@ void BackendTraits<Cpu>::attention_forward(Cpu, const Args& args, const Mask& ma
     if constexpr (std::is_same_v<T, bfloat16>)
       if (cpu::amx_granted())
         return cpu::AttentionForward<Args, Mask, Score, cpu::AmxProduct<>>(args, mask, score).run();
-    if constexpr (std::is_same_v<T, float>)
-      if (cpu::parts_serve<cpu::PartsProduct<>>(args))
-        return cpu::AttentionForward<Args, Mask, Score, cpu::PartsProduct<>>(args, mask, score)
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, half>)
+      if (cpu::parts_serve<cpu::PartsProduct<T>>(args))
+        return cpu::AttentionForward<Args, Mask, Score, cpu::PartsProduct<T>>(args, mask, score)
             .run();
   }
   cpu::AttentionForward<Args, Mask, Score>(args, mask, score).run();

@@ -1,9 +1,12 @@
-// The products of a tile of attention in fp32 where the machine has matrix registers for bfloat16
-// (cpu/attention_product.hpp says what a product is): factors in three parts (cpu/float_parts.hpp),
-// sums and softmax in fp32.
+// The products of a tile of attention in fp32 or half where the machine has matrix registers for
+// bfloat16 (cpu/attention_product.hpp says what a product is): factors in three or two parts
+// (cpu/float_parts.hpp), sums and softmax in fp32.
 //
-//   S   32 rows x 32 keys at a time     Q  [row][block of dims][3 parts]     K_J  tiles of 32 keys
-//   O   32 rows x 32 dims at a time     P  split after the softmax           V_J  tiles of 32 dims
+//   S   32 rows x 32 keys at a time     Q  [row][block of dims][part]     K_J  tiles of 32 keys
+//   O   32 rows x 32 dims at a time     P  split after the softmax        V_J  tiles of 32 dims
+//
+// Of half, S is as exact as in fp32, and the weights P are cut to 16 bits: their error is below
+// 2^-16, where out is rounded by up to 2^-11.
 //
 // The rows of a tile are multiplied together: what lies beyond the last row is computed and left. A
 // partial tile is computed whole and hidden, P V between the first and the last key that some row
@@ -11,6 +14,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "rapt/cpu/attention_product.hpp"
 #include "rapt/cpu/float_parts.hpp"
@@ -19,11 +23,12 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
 /// Tiles: AmxPartTiles, or what a test puts in its place.
-template <class Tiles = AmxPartTiles, class Packed = Bfloat16Pair>
+template <class T, class Tiles = AmxPartTiles, class Packed = Bfloat16Pair>
 class PartsProduct {
   using V = Vec<float>;
   using Columns = detail::Columns;
-  static constexpr index_t kRows = FloatParts::kRows;
+  using Parts = PartsOf<T>;
+  static constexpr index_t kRows = Parts::kRows;
 
  public:
   using Unit = Packed;
@@ -33,18 +38,21 @@ class PartsProduct {
     static constexpr int kGroup = 8;
     static constexpr int kRowTile = 32;
     static constexpr int kKeyTile = 128;
-    static_assert(kKeyTile % kPanel == 0 && kPanel == FloatParts::kDepth);
+    static_assert(kKeyTile % kPanel == 0 && kPanel == Parts::kDepth);
     static_assert(kRowTile == kRows && kRowTile % kGroup == 0 && kRowTile % kLanes == 0);
   };
   using Tile = ScoreTile<float>;
   using Weight = float;
-  static constexpr bool kScalesQueries = true, kTakesInfinities = false;
-  using Decode = detail::DecodeOf<float, float, float>;
+  static constexpr bool kScalesQueries = std::is_same_v<T, float>, kTakesInfinities = false;
+  using Decode = detail::DecodeOf<T, T, float>;
 
   /// Whether a call is faster this way than by multiply-adds: of few keys or dims, splitting,
   /// hiding and the softmax, which nothing hides behind products, take what the products save.
   static bool serves(index_t rows, index_t keys, index_t dim) {
-    return rows >= 64 && dim >= 64 && keys * dim >= 65536 && amx_granted();
+    if constexpr (std::is_same_v<T, half>)
+      return rows >= 32 && dim >= 48 && keys * dim >= 8192 && amx_granted();
+    else
+      return rows >= 64 && dim >= 64 && keys * dim >= 65536 && amx_granted();
   }
 
   PartsProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
@@ -53,30 +61,30 @@ class PartsProduct {
         value_step_(detail::round_up(value_dim, V::kLanes)),
         blocks_(detail::part_blocks(dim)) {
     const index_t all = rows + kRows / 2 - 1;  // up to a multiple of 16 of the last tile's are read
-    q_ = detail::left_rows(scratch.tensor<Unit>(Shape<1>{all * detail::pairs_of_row(dim)}).data(),
-                           dim);
+    q_ = detail::left_rows<Parts>(
+        scratch.tensor<Unit>(Shape<1>{all * detail::pairs_of_row<Parts>(dim)}).data(), dim);
     detail::clear_pairs(q_.from_row(rows).data, (all - rows) * q_.row);
-    p_ = detail::left_rows(scratch.tensor<Unit>(Shape<1>{kValueTile}).data(), kKeyTile);
+    p_ = detail::left_rows<Parts>(scratch.tensor<Unit>(Shape<1>{kValueTile}).data(), kKeyTile);
     detail::clear_pairs(p_.data, kValueTile);
   }
 
   static index_t key_units(index_t dim) {
-    return kKeyTile / kRows * detail::part_blocks(dim) * FloatParts::kBlock;
+    return kKeyTile / kRows * detail::part_blocks(dim) * Parts::kBlock;
   }
   static index_t value_units(index_t value_dim) {
     return kValueTile * detail::ceil_div(value_dim, kRows);
   }
-  static void pack_keys(Unit* to, const float* const* rows, index_t n, index_t dim,
+  static void pack_keys(Unit* to, const T* const* rows, index_t n, index_t dim,
                         const float* = nullptr) {
     detail::split_rows_across(to, rows, n, dim);
   }
-  static bool pack_values(Unit* to, const float* const* rows, index_t n, index_t value_dim,
+  static bool pack_values(Unit* to, const T* const* rows, index_t n, index_t value_dim,
                           const float* = nullptr) {
     return detail::split_rows_along(to, kValueTile, rows, n, value_dim);
   }
   void use(const Unit* k, const Unit* v) { k_ = k, v_ = v; }
 
-  void set_query(index_t r, const float* q, float factor) {
+  void set_query(index_t r, const T* q, float factor) {
     detail::split_row(q_, r, dim_, [&](index_t t, index_t left) {
       return detail::load_lanes<float>(q + t, left) * V::broadcast(factor);
     });
@@ -86,7 +94,7 @@ class PartsProduct {
     const Columns columns = detail::seen_by_some(tile);
     if (!columns) return;
     const index_t first = columns.begin / kRows * kRows;  // and whole registers of rows
-    const index_t key_tile = blocks_ * FloatParts::kBlock;
+    const index_t key_tile = blocks_ * Parts::kBlock;
     detail::parts_product(tiles_, false, tile.s + first, kKeyTile,
                           detail::round_up(tile.end - tile.begin, kRows / 2), columns.end - first,
                           q_.from_row(tile.begin), k_ + first / kRows * key_tile, key_tile,
@@ -94,7 +102,7 @@ class PartsProduct {
   }
 
   [[gnu::noinline]] void accumulate(float* o, const Tile& tile) {
-    constexpr index_t kDepth = FloatParts::kDepth;
+    constexpr index_t kDepth = Parts::kDepth;
     const index_t rows = tile.end - tile.begin;
     float* const to = o + tile.begin * value_step_;
     Columns keys = detail::seen_by_some(tile);
@@ -112,11 +120,11 @@ class PartsProduct {
         detail::scale_sums(to + r * value_step_, value_step_, tile.factors[r]);
     }
     detail::parts_product(tiles_, !tile.first, to, value_step_, rows, value_dim_, p_,
-                          v_ + keys.begin / kDepth * FloatParts::kBlock, kValueTile,
+                          v_ + keys.begin / kDepth * Parts::kBlock, kValueTile,
                           (keys.end - keys.begin) / kDepth);
   }
 
-  void accumulate_seen(float* o, const Tile& tile, index_t r, const float* const* rows) const {
+  void accumulate_seen(float* o, const Tile& tile, index_t r, const T* const* rows) const {
     detail::accumulate_seen(o, tile.factors[r], tile.s + r * kKeyTile, tile.columns[r], value_dim_,
                             [&](index_t j, index_t t) {
                               return detail::load_lanes<float>(rows[j] + t, value_dim_ - t);
@@ -125,11 +133,11 @@ class PartsProduct {
 
  private:
   static constexpr index_t kKeyTile = Tiling::kKeyTile;
-  static constexpr index_t kValueTile = kKeyTile / FloatParts::kDepth * FloatParts::kBlock;
+  static constexpr index_t kValueTile = kKeyTile / Parts::kDepth * Parts::kBlock;
 
   const index_t dim_, value_dim_, value_step_, blocks_;
-  LeftParts<Unit> q_{nullptr}, p_{nullptr};  // of the block's rows; of a tile's weights
-  const Unit *k_ = nullptr, *v_ = nullptr;   // tiles of 32 keys, and of 32 dims
+  LeftParts<Parts, Unit> q_{nullptr}, p_{nullptr};  // of the block's rows; of a tile's weights
+  const Unit *k_ = nullptr, *v_ = nullptr;          // tiles of 32 keys, and of 32 dims
   Tiles tiles_;
 };
 

@@ -4,7 +4,8 @@
 //   VectorProduct<T>     widened to fp32      fp32 multiply-adds   fp32           multiply-adds
 //   with Bfloat16Pair    bf16, two dims each  vdpbf16ps            bf16, two keys vdpbf16ps
 //   AmxProduct           bf16, two dims each  tdpbf16ps            bf16, two keys tdpbf16ps
-//   PartsProduct         fp32 in three bf16   six tdpbf16ps        the same       six tdpbf16ps
+//   PartsProduct<float>  fp32 in three bf16   six tdpbf16ps        the same       six tdpbf16ps
+//   PartsProduct<half>   half in two bf16     four tdpbf16ps       16 bits, two   four tdpbf16ps
 //
 // (double: multiply-adds of double.) Sums are fp32 everywhere, and the products of bfloat16 inputs
 // are exact, so S is as good as that of fp32, except that pairs flush subnormal inputs and sums to

@@ -1,20 +1,25 @@
-// fp32 factors for matrix registers that multiply bfloat16: a number is the sum of three parts,
+// fp32 and half factors for matrix registers that multiply bfloat16: a number is the sum of parts,
 //
-//   x = x0 + x1 + x2      x0 = bf16(x), x1 = bf16(x - x0), x2 = x - x0 - x1      8 + 8 + 8 bits
+//   fp32   x = x0 + x1 + x2    x0 = bf16(x), x1 = bf16(x - x0), x2 = x - x0 - x1    8 + 8 + 8 bits
+//   half   x = x0 + x1         x0 = bf16(x), x1 = x - x0                                8 + 3 bits
 //
-// exactly, and a product is six of theirs: x y = x0 y0 + x0 y1 + x1 y0 + x0 y2 + x1 y1 + x2 y0.
-// What is left out, x1 y2 + x2 y1 + x2 y2, is about 2^-24 |x y| at most, one rounding to fp32; sums
-// are fp32. So a result is as good as that of multiply-adds, for six products in registers that do
-// sixteen in the time of one.
+// exactly, and a product of two is a sum of products of theirs:
 //
-// Parts that are subnormal count as 0: an error below 2^-125 times the other factor. An infinity,
-// and what bfloat16 rounds to one (beyond 3.39e38), gives NaN.
+//   fp32   x y = x0 y0 + x0 y1 + x1 y0 + x0 y2 + x1 y1 + x2 y0
+//   half   x y = x0 y0 + x0 y1 + x1 y0 + x1 y1
 //
-//   left factor     32 rows x 32 elements of k        [3 parts][row][u]           pairs (u, u + 16)
-//   right factor    32 elements of k x 32 columns     [3 parts][half][u][column]
+// What fp32 leaves out, x1 y2 + x2 y1 + x2 y2, is about 2^-24 |x y| at most, one rounding; half
+// leaves nothing out. Sums are fp32. So a result is as good as that of multiply-adds, for six or
+// four products in registers that do sixteen in the time of one.
+//
+// Parts that are subnormal count as 0: an error below 2^-125 times the other factor. (No part of a
+// half is.) An infinity, and what bfloat16 rounds to one (beyond 3.39e38), gives NaN.
+//
+//   left factor     32 rows x 32 elements of k        [part][row][u]           pairs (u, u + 16)
+//   right factor    32 elements of k x 32 columns     [part][half][u][column]
 //
 // are a block of a tile, and its blocks follow one another along k. A left factor may also lie by
-// rows, [row][block][3 parts][u], and be multiplied from any row on (left_rows).
+// rows, [row][block][part][u], and be multiplied from any row on (left_rows). Parts is PartsOf<T>.
 //
 // Source: Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For
 // Higher-Precision Computations", section III.
@@ -32,17 +37,16 @@ inline namespace RAPT_SIMD {
 namespace detail {
 
 /// Blocks of k elements.
-constexpr index_t part_blocks(index_t k) {
-  return (k + FloatParts::kDepth - 1) / FloatParts::kDepth;
-}
+constexpr index_t part_blocks(index_t k) { return (k + PartTile::kDepth - 1) / PartTile::kDepth; }
 
 /// Pairs of a row of k elements, all its blocks side by side, and a left factor of such rows.
+template <class Parts>
 constexpr index_t pairs_of_row(index_t k) {
-  return part_blocks(k) * FloatParts::kParts * FloatParts::kUnits;
+  return part_blocks(k) * Parts::kParts * Parts::kUnits;
 }
-template <class Unit>
-constexpr LeftParts<Unit> left_rows(Unit* data, index_t k) {
-  return {data, pairs_of_row(k), FloatParts::kUnits, FloatParts::kParts * FloatParts::kUnits};
+template <class Parts, class Unit>
+constexpr LeftParts<Parts, Unit> left_rows(Unit* data, index_t k) {
+  return {data, pairs_of_row<Parts>(k), Parts::kUnits, Parts::kParts * Parts::kUnits};
 }
 template <class Unit>
 void clear_pairs(Unit* p, index_t n) {
@@ -51,47 +55,48 @@ void clear_pairs(Unit* p, index_t n) {
 
 /// Row r of a left factor: k numbers, load(l, n) those from l on of which n exist. What is missing
 /// of the last block is 0.
-template <class Unit, class Load>
-[[gnu::always_inline]] inline void split_row(const LeftParts<Unit>& to, index_t r, index_t k,
+template <class Parts, class Unit, class Load>
+[[gnu::always_inline]] inline void split_row(const LeftParts<Parts, Unit>& to, index_t r, index_t k,
                                              Load load) {
   using V = Vec<float>;
-  constexpr index_t kVectors = FloatParts::kUnits / V::kLanes;
+  constexpr index_t kVectors = Parts::kUnits / V::kLanes;
   Unit* block = to.data + r * to.row;
-  for (index_t l = 0; l < k; l += FloatParts::kDepth, block += to.block) {
+  for (index_t l = 0; l < k; l += Parts::kDepth, block += to.block) {
     V numbers[2 * kVectors];
     unrolled<2 * kVectors>([&](auto i) __attribute__((always_inline)) {
       const index_t at = l + i * V::kLanes;
       numbers[i] = at < k ? load(at, k - at) : V::zero();
     });
     unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-      Vec<Unit>::store_parts(block + i * V::kLanes, to.part, numbers[i], numbers[i + kVectors]);
+      Vec<Unit>::template store_parts<Parts::kParts>(block + i * V::kLanes, to.part, numbers[i],
+                                                     numbers[i + kVectors]);
     });
   }
 }
 
 /// Half of the columns of a right factor, up to `columns` of them: row(l) points to those of
 /// element l of k. What is missing is 0. Says, if kChecks, whether bfloat16 holds all as numbers.
-template <bool kChecks = false, class Unit, class Row>
+template <class Parts, bool kChecks = false, class Unit, class Row>
 [[gnu::always_inline]] inline bool split_columns(Unit* to, index_t columns, index_t k, Row row) {
   using V = Vec<float>;
-  constexpr index_t kUnits = FloatParts::kUnits;
-  V infinite = V::zero();  // x2 0: 0, or NaN where x is infinite, or x0, or x is NaN
-  for (index_t l = 0; l < k; l += FloatParts::kDepth, to += FloatParts::kBlock)
+  constexpr index_t kUnits = Parts::kUnits, kLast = (Parts::kParts - 1) * Parts::kPart;
+  V infinite = V::zero();  // the last part times 0: NaN where x or x0 is infinite, or x is NaN
+  for (index_t l = 0; l < k; l += Parts::kDepth, to += Parts::kBlock)
     for (index_t u = 0; u < kUnits; ++u) {
       for (const index_t at : {l + u, l + u + kUnits})  // they may lie pages apart
-        __builtin_prefetch(row(std::min(at + FloatParts::kDepth, k - 1)));
-      for (index_t c = 0; c < FloatParts::kRows / 2; c += V::kLanes) {
+        __builtin_prefetch(row(std::min(at + Parts::kDepth, k - 1)));
+      for (index_t c = 0; c < Parts::kRows / 2; c += V::kLanes) {
         const auto load = [&](index_t at) __attribute__((always_inline)) {
           const index_t left = at < k ? columns - c : 0;
           return left >= V::kLanes ? V::load(row(at) + c)
                  : left > 0        ? V::load(row(at) + c, left)
                                    : V::zero();
         };
-        Unit* const parts = to + u * (FloatParts::kRows / 2) + c;
-        Vec<Unit>::store_parts(parts, FloatParts::kPart, load(l + u), load(l + u + kUnits));
+        Unit* const parts = to + u * (Parts::kRows / 2) + c;
+        Vec<Unit>::template store_parts<Parts::kParts>(parts, Parts::kPart, load(l + u),
+                                                       load(l + u + kUnits));
         if constexpr (kChecks)
-          infinite =
-              fma(Vec<Unit>::load(parts + 2 * FloatParts::kPart), Vec<Unit>::zero(), infinite);
+          infinite = fma(Vec<Unit>::load(parts + kLast), Vec<Unit>::zero(), infinite);
       }
     }
   return sum(infinite) == 0;
@@ -99,50 +104,51 @@ template <bool kChecks = false, class Unit, class Row>
 
 /// Rows rows[0..n), of `dim` numbers each, as the columns of a right factor: tiles of 32 rows,
 /// whose blocks follow one another along dim.
-template <class Unit>
-[[gnu::noinline]] void split_rows_across(Unit* to, const float* const* rows, index_t n,
-                                         index_t dim) {
+template <class T, class Unit>
+[[gnu::noinline]] void split_rows_across(Unit* to, const T* const* rows, index_t n, index_t dim) {
   using V = Vec<float>;
-  constexpr index_t kHalf = FloatParts::kRows / 2, kDepth = FloatParts::kDepth;
+  using Parts = PartsOf<T>;
+  constexpr index_t kHalf = Parts::kRows / 2, kDepth = Parts::kDepth;
   float turned[kDepth * kHalf];
   for (index_t first = 0; first < n; first += kHalf) {
-    Unit* half = to + first / FloatParts::kRows * part_blocks(dim) * FloatParts::kBlock +
-                 first % FloatParts::kRows / kHalf * FloatParts::kHalf;
-    for (index_t t = 0; t < dim; t += kDepth, half += FloatParts::kBlock) {
+    Unit* columns = to + first / Parts::kRows * part_blocks(dim) * Parts::kBlock +
+                    first % Parts::kRows / kHalf * Parts::kHalf;
+    for (index_t t = 0; t < dim; t += kDepth, columns += Parts::kBlock) {
       const index_t depth = std::min(kDepth, dim - t);
       for (index_t c = first; c < first + kHalf; c += V::kLanes)
         transpose_lines<V>(turned + (c - first), kHalf, std::clamp<index_t>(n - c, 0, V::kLanes),
                            depth, [&](index_t line, index_t i, index_t left) {
-                             const float* const at = rows[c + line] + t + i;
+                             const T* const at = rows[c + line] + t + i;
                              return left >= V::kLanes ? V::load(at) : V::load(at, left);
                            });
-      split_columns(half, kHalf, depth, [&](index_t l) { return turned + l * kHalf; });
+      split_columns<Parts>(columns, kHalf, depth, [&](index_t l) { return turned + l * kHalf; });
     }
   }
 }
 
 /// Rows rows[0..n) as the rows of a right factor: tiles of 32 of their `dim` columns, `tile` pairs
 /// apart. Says whether bfloat16 holds all as numbers.
-template <class Unit>
-[[gnu::noinline]] bool split_rows_along(Unit* to, index_t tile, const float* const* rows, index_t n,
+template <class T, class Unit>
+[[gnu::noinline]] bool split_rows_along(Unit* to, index_t tile, const T* const* rows, index_t n,
                                         index_t dim) {
-  constexpr index_t kHalf = FloatParts::kRows / 2;
+  using Parts = PartsOf<T>;
+  constexpr index_t kHalf = Parts::kRows / 2;
   bool finite = true;
   for (index_t t = 0; t < dim; t += kHalf)
-    finite &= split_columns<true>(
-        to + t / FloatParts::kRows * tile + t % FloatParts::kRows / kHalf * FloatParts::kHalf,
+    finite &= split_columns<Parts, true>(
+        to + t / Parts::kRows * tile + t % Parts::kRows / kHalf * Parts::kHalf,
         std::min(kHalf, dim - t), n, [&](index_t j) { return rows[j] + t; });
   return finite;
 }
 
 /// c[rows, n] = A B (+ c) over `blocks` blocks of k; the tiles of B lie `tile` pairs apart. Whole
 /// vectors of columns are written.
-template <class Tiles, class Unit>
+template <class Tiles, class Parts, class Unit>
 [[gnu::noinline]] void parts_product(Tiles& tiles, bool add, float* c, index_t c_step, index_t rows,
-                                     index_t n, const LeftParts<Unit>& a, const Unit* b,
+                                     index_t n, const LeftParts<Parts, Unit>& a, const Unit* b,
                                      index_t tile, index_t blocks) {
   using V = Vec<float>;
-  constexpr index_t kTile = FloatParts::kRows, kHalf = kTile / 2;
+  constexpr index_t kTile = Parts::kRows, kHalf = kTile / 2;
   for (index_t r = 0; r < rows; r += kTile) {
     const index_t some = std::min(kTile, rows - r);
     for (index_t t = 0; t < n; t += kTile) {

@@ -1,5 +1,5 @@
-// The packed matrix product of fp32 where the machine has matrix registers for bfloat16:
-// out[m, n] = a[m, k] b[k, n] (+ bias) (+ out), factors in three parts (cpu/float_parts.hpp).
+// The packed matrix product of fp32 and half where the machine has matrix registers for bfloat16:
+// out[m, n] = a[m, k] b[k, n] (+ bias) (+ out), factors in parts (cpu/float_parts.hpp).
 //
 //   for each kRowBlock rows of a and each block of k, up to kDepthBlock, as long as each other
 //     split      tiles of 32 rows of a                                            all threads
@@ -8,12 +8,14 @@
 //       multiply   each 32 rows by the tiles of the strip, 32 x 32 sums at a time
 //
 // Every out[i, j] is (start + block 0) + block 1 + ..., a block a sum over elements of k, wherever
-// strips and tasks are cut, and whatever the number of threads.
+// strips and tasks are cut, and whatever the number of threads. Between two blocks of k sums wait
+// in out, or, where that is half, in fp32 for kWaitingColumns columns at a time.
 //
 // Source: as cpu/gemm.hpp and cpu/float_parts.hpp.
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "rapt/cpu/float_parts.hpp"
 #include "rapt/cpu/gemm.hpp"
@@ -22,49 +24,63 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
 /// Whether parts in matrix registers are faster than multiply-adds: splitting b pays for itself
-/// from three tiles of rows on.
-inline bool parts_pay(index_t m, index_t n, index_t k) {
-  return m >= 96 && n >= 64 && k >= 64 && amx_granted();
+/// from three tiles of rows on, of half, which takes fewer products, from one.
+template <class T>
+bool parts_pay(index_t m, index_t n, index_t k) {
+  constexpr bool kHalf = std::is_same_v<T, half>;
+  return m >= (kHalf ? 32 : 96) && std::min(n, k) >= (kHalf ? 32 : 64) && amx_granted();
 }
 
-/// The product above for any m, n and k. Tiles: AmxPartTiles, or what a test puts in its place.
-template <class Tiles = AmxPartTiles, class Unit = Bfloat16Pair>
+/// The product above for any m, n and k; Out is T or float. Tiles: AmxPartTiles, or what a test puts
+/// in its place.
+template <class T, class Out, class Tiles = AmxPartTiles, class Unit = Bfloat16Pair>
 class PartsGemm {
   using V = Vec<float>;
-  using F = ProductFormat<float>;  // of b, packed: half a tile lies in one panel
-  static_assert(!kAmx || F::kPanel % (FloatParts::kRows / 2) == 0);
-  static constexpr index_t kTile = FloatParts::kRows;
-  static constexpr index_t kDepthBlock = 576;      // elements of k: 108 KiB of a tile's parts
-  static constexpr index_t kStrip = 8 * kTile;     // columns: 864 KiB of parts
-  static constexpr index_t kRowBlock = 2048;       // 6.75 MiB of parts
+  using F = ProductFormat<T>;  // of b, packed: half a tile lies in one panel
+  using Parts = PartsOf<T>;
+  static_assert(!kAmx || F::kPanel % (Parts::kRows / 2) == 0);
+  static constexpr index_t kTile = Parts::kRows;
+  static constexpr index_t kDepthBlock = 1728 / Parts::kParts;  // elements of k: 108 KiB of a tile
+  static constexpr index_t kStrip = 8 * kTile;                  // columns: 864 KiB of parts
+  static constexpr index_t kRowBlock = 2048;                    // 6.75 MiB of parts
   static constexpr index_t kWorthThreads = 65536;  // numbers, below which splitting wakes nobody
+  static constexpr index_t kWaitingColumns = 32 * F::kPanel;
+  static constexpr bool kWaitsInOut = std::is_same_v<Out, float>;
 
  public:
-  PartsGemm(TensorView<float, 2> out, MatrixRef<float> a, const ProductWeights<float>& b, index_t k,
+  PartsGemm(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b, index_t k,
             const float* bias, bool accumulate)
       : out_(out), a_(a), b_(b), k_(k), bias_(bias), accumulate_(accumulate) {}
 
   void run() const {
-    const index_t m = out_.extent(0);
+    const index_t m = out_.extent(0), n = out_.extent(1);
     const index_t depths = std::max<index_t>(1, detail::blocks_of(k_, kDepthBlock));
     const index_t blocks = detail::part_blocks(detail::blocks_of(k_, depths));
-    const index_t depth = blocks * FloatParts::kDepth, tile = blocks * FloatParts::kBlock;
+    const index_t depth = blocks * Parts::kDepth;
+    const bool waits = !kWaitsInOut && depths > 1;
+    const index_t rows = std::min(m, kRowBlock), columns = waits ? std::min(n, kWaitingColumns) : n;
     Scratch<Cpu> scratch;
-    Unit* const rows = tiles(scratch, std::min(m, kRowBlock), tile);
+    Piece piece{.tile = blocks * Parts::kBlock, .columns = columns};
+    piece.rows = tiles(scratch, rows, piece.tile);
+    if (waits) piece.sums = scratch.tensor<float>(Shape{rows, columns}).data();
     for (index_t i = 0; i < m; i += kRowBlock)
-      for (index_t block = 0; block < depths; ++block) {
-        const index_t l = block * depth;
-        run({i, std::min(m, i + kRowBlock), l, std::min(depth, k_ - l), rows, tile});
-      }
+      for (index_t j = 0; j < n; j += columns)
+        for (index_t block = 0; block < depths; ++block) {
+          piece.row = i, piece.row_end = std::min(m, i + kRowBlock);
+          piece.column = j, piece.column_end = std::min(n, j + columns);
+          piece.at = block * depth, piece.depth = std::min(depth, k_ - piece.at);
+          run(piece);
+        }
   }
 
  private:
-  /// Rows [row, row_end), elements [at, at + depth) of k, and the parts of them, `tile` pairs for
-  /// each 32 rows.
+  /// Rows [row, row_end), columns [column, column_end), elements [at, at + depth) of k; the parts of
+  /// the rows, `tile` pairs for each 32; and where sums wait, if not in out.
   struct Piece {
-    index_t row, row_end, at, depth;
-    Unit* rows;
-    index_t tile;
+    index_t tile, columns;
+    Unit* rows = nullptr;
+    float* sums = nullptr;  // [row_end - row, columns]
+    index_t row = 0, row_end = 0, column = 0, column_end = 0, at = 0, depth = 0;
 
     index_t row_tiles() const { return detail::blocks_of(row_end - row, kTile); }
   };
@@ -74,7 +90,7 @@ class PartsGemm {
   }
 
   void run(const Piece& piece) const {
-    const index_t n = out_.extent(1), row_tiles = piece.row_tiles();
+    const index_t n = piece.column_end - piece.column, row_tiles = piece.row_tiles();
     const auto split = [&](index_t i) {
       split_rows(piece.rows + i * piece.tile, piece.row + i * kTile, piece);
     };
@@ -90,55 +106,55 @@ class PartsGemm {
       strip = detail::blocks_of(strip / 2, kTile) * kTile;
     while (tasks() < wanted && row_tiles >= 8 * groups) groups *= 2;
     parallel_for(tasks(), [&](index_t task) {
-      const index_t group = task % groups, column = task / groups * strip;
+      const index_t group = task % groups, column = piece.column + task / groups * strip;
       multiply(piece, row_tiles * group / groups, row_tiles * (group + 1) / groups, column,
-               std::min(n, column + strip));
+               std::min(piece.column_end, column + strip));
     });
   }
 
   /// Rows from i on, of one tile.
   void split_rows(Unit* to, index_t i, const Piece& piece) const {
     const index_t n = std::min(kTile, piece.row_end - i), l = piece.at;
+    const T* const rows = a_.at(i, l);
+    const auto split = [&](const auto* from, index_t stride) {
+      for (index_t r = 0; r < n; ++r)
+        detail::split_row(LeftParts<Parts, Unit>{to}, r, piece.depth,
+                          [&](index_t at, index_t left) {
+                            return detail::load_some<V>(from + r * stride + at, left);
+                          });
+    };
+    if (a_.by_rows) return split(rows, a_.outer);
     Scratch<Cpu> scratch;
-    const float* rows = a_.at(i, l);
-    index_t stride = a_.outer;
-    if (!a_.by_rows) {
-      stride = detail::packed_row_stride<float>(piece.depth);
-      float* const turned = scratch.tensor<float>(Shape{n, stride}).data();
-      detail::pack_rows<float>(turned, stride, MatrixRef<float>{rows, a_.outer, false}, n,
-                               piece.depth);
-      rows = turned;
-    }
-    for (index_t r = 0; r < n; ++r)
-      detail::split_row(LeftParts<Unit>{to}, r, piece.depth, [&](index_t at, index_t left) {
-        return detail::load_some<V>(rows + r * stride + at, left);
-      });
+    const index_t stride = detail::packed_row_stride<float>(piece.depth);
+    float* const turned = scratch.tensor<float>(Shape{n, stride}).data();
+    detail::pack_rows<T>(turned, stride, MatrixRef<T>{rows, a_.outer, false}, n, piece.depth);
+    split(turned, stride);
   }
 
   /// Columns from j on, of one tile, none beyond `end`.
   void split_columns(Unit* to, index_t j, index_t end, const Piece& piece) const {
-    for (index_t half = 0; half < 2; ++half, j += kTile / 2, to += FloatParts::kHalf) {
+    for (index_t side = 0; side < 2; ++side, j += kTile / 2, to += Parts::kHalf) {
       const index_t n = std::min(kTile / 2, end - j), l = piece.at;
       if (n <= 0) return;
-      Scratch<Cpu> scratch;
-      const float* from;
-      index_t stride;
+      const auto split = [&](const auto* from, index_t stride) {
+        detail::split_columns<Parts>(to, n, piece.depth,
+                                     [=](index_t at) { return from + at * stride; });
+      };
       if (b_.packed != nullptr) {
         const index_t panel = j / F::kPanel * F::kPanel;
-        stride =
+        const index_t stride =
             std::min(F::kPanel, detail::blocks_of(out_.extent(1) - panel, F::kLanes) * F::kLanes);
-        from = b_.packed + panel * k_ + l * stride + (j - panel);
+        split(b_.packed + panel * k_ + l * stride + (j - panel), stride);
       } else if (b_.plain.by_rows) {
-        stride = b_.plain.outer;
-        from = b_.plain.at(l, j);
+        split(b_.plain.at(l, j), b_.plain.outer);
       } else {
-        stride = detail::blocks_of(n, V::kLanes) * V::kLanes;
+        Scratch<Cpu> scratch;
+        const index_t stride = detail::blocks_of(n, V::kLanes) * V::kLanes;
         float* const turned = scratch.tensor<float>(Shape{piece.depth, stride}).data();
-        detail::pack_panel(turned, MatrixRef<float>{b_.plain.at(l, j), b_.plain.outer, false}, n,
+        detail::pack_panel(turned, MatrixRef<T>{b_.plain.at(l, j), b_.plain.outer, false}, n,
                            piece.depth);
-        from = turned;
+        split(turned, stride);
       }
-      detail::split_columns(to, n, piece.depth, [=](index_t at) { return from + at * stride; });
     }
   }
 
@@ -150,38 +166,55 @@ class PartsGemm {
       split_columns(columns + (j - begin) / kTile * piece.tile, j, end, piece);
     Tiles registers;
     alignas(64) float sums[kTile * kTile];
-    const index_t blocks = detail::part_blocks(piece.depth);
-    const bool begins = piece.at == 0;
+    const index_t blocks = detail::part_blocks(piece.depth), stride = out_.stride(0);
+    const bool begins = piece.at == 0, ends = piece.at + piece.depth == k_;
     for (index_t t = first; t < last; ++t) {
       const index_t i = piece.row + t * kTile, m = std::min(kTile, piece.row_end - i);
-      const LeftParts<Unit> rows{piece.rows + t * piece.tile};
+      const LeftParts<Parts, Unit> rows{piece.rows + t * piece.tile};
       for (index_t j = begin; j < end; j += kTile) {
-        const index_t n = std::min(kTile, end - j), stride = out_.stride(0);
-        float* const to = out_.data() + i * stride + j;
+        const index_t n = std::min(kTile, end - j);
+        Out* const to = out_.data() + i * stride + j;
         for (index_t r = 0; r < m; ++r)  // may come from memory
           for (index_t c = 0; c < n; c += 16) __builtin_prefetch(to + r * stride + c, 1);
         registers.multiply(m, n, false, sums, kTile, rows,
                            columns + (j - begin) / kTile * piece.tile, blocks);
         const float* const bias = begins && bias_ != nullptr ? bias_ + j : nullptr;
-        for (index_t r = 0; r < m; ++r)
-          write_row(to + r * stride, sums + r * kTile, bias, accumulate_ || !begins, n);
+        for (index_t r = 0; r < m; ++r) {
+          const float* const of_row = sums + r * kTile;
+          Out* const out = to + r * stride;
+          if (piece.sums == nullptr) {
+            write_row(out, accumulate_ || !begins ? out : nullptr, of_row, bias, n);
+            continue;
+          }
+          float* const waiting =
+              piece.sums + (i - piece.row + r) * piece.columns + (j - piece.column);
+          if (begins)
+            write_row(waiting, accumulate_ ? out : nullptr, of_row, bias, n);
+          else if (ends)
+            write_row(out, waiting, of_row, bias, n);
+          else
+            write_row(waiting, waiting, of_row, bias, n);
+        }
       }
     }
   }
 
-  static void write_row(float* to, const float* sums, const float* bias, bool add, index_t n) {
+  /// to = start (+ bias) + sums, n numbers; start may be to, or null, which is 0.
+  template <class To, class Start>
+  static void write_row(To* to, const Start* start, const float* sums, const float* bias,
+                        index_t n) {
     for (index_t c = 0; c < n; c += V::kLanes) {
       const index_t left = n - c;
-      V start = add ? detail::load_some<V>(to + c, left) : V::zero();
-      if (bias != nullptr) start = start + detail::load_some<V>(bias + c, left);
-      const V sum = start + V::load(sums + c);
+      V sum = start != nullptr ? detail::load_some<V>(start + c, left) : V::zero();
+      if (bias != nullptr) sum = sum + detail::load_some<V>(bias + c, left);
+      sum = sum + V::load(sums + c);
       left >= V::kLanes ? sum.store(to + c) : sum.store(to + c, left);
     }
   }
 
-  const TensorView<float, 2> out_;
-  const MatrixRef<float> a_;
-  const ProductWeights<float> b_;
+  const TensorView<Out, 2> out_;
+  const MatrixRef<T> a_;
+  const ProductWeights<T> b_;
   const index_t k_;
   const float* const bias_;
   const bool accumulate_;

@@ -1,7 +1,7 @@
 // matmul on the CPU (core/backend.hpp): out[m, n] = a[m, k] b[k, n] (+ bias) (+ out).
 //
 //   m > 12   the packed product of cpu/gemm.hpp, in matrix registers that of cpu/gemm_parts.hpp for
-//            fp32; and few rows where b lies by rows, as in a panel
+//            fp32 and half; and few rows where b lies by rows, as in a panel
 //   m <= 12  a decode step with a weight [n, k]: bound by reading b, once. Dot products along k,
 //            column by column
 //
@@ -134,9 +134,9 @@ void product_of_few_rows(TensorView<Out, 2> out, MatrixRef<T> a, MatrixRef<T> b,
 template <class Out, class T>
 void product_of_rows(TensorView<Out, 2> out, MatrixRef<T> a, const ProductWeights<T>& b, index_t k,
                      const accumulate_t<T>* bias, bool accumulate) {
-  if constexpr (kAmx && std::is_same_v<T, float>)
-    if (parts_pay(out.extent(0), out.extent(1), k))
-      return PartsGemm(out, a, b, k, bias, accumulate).run();
+  if constexpr (kAmx && (std::is_same_v<T, float> || std::is_same_v<T, half>))
+    if (parts_pay<T>(out.extent(0), out.extent(1), k))
+      return PartsGemm<T, Out>(out, a, b, k, bias, accumulate).run();
   product(out, a, b, k, bias, accumulate);
 }
 

@@ -1,39 +1,48 @@
-// Intel's matrix tiles for fp32 in three parts of bfloat16 (cpu/float_parts.hpp): sums of up to 32
-// rows x 32 columns.
+// Intel's matrix tiles for numbers in two or three parts of bfloat16 (cpu/float_parts.hpp): sums of
+// up to 32 rows x 32 columns.
 //
 //   8 tile registers of 16 rows x 64 bytes
 //              b: 6 | 7         one part of 16 pairs (columns) x 16 units of k each
 //   a: 4           0   1        one part of 16 rows x 16 units of k each
 //      5           2   3
 //
-// Of the nine pairs of parts six are multiplied, in an order in which each but the first loads one
-// part anew: 14 loads for 24 products. Loads count: while another program runs on the core's second
-// thread, loads and products take turns.
+// Six of the nine pairs of three parts are multiplied, or all four of two, in an order in which each
+// but the first loads one part anew: 14 loads for 24 products, or 10 for 16. Loads count: while
+// another program runs on the core's second thread, loads and products take turns.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #pragma once
 
+#include <type_traits>
+
+#include "rapt/core/dtype.hpp"
 #include "rapt/cpu/simd/amx.hpp"
 
 namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
-/// A tile of a factor in parts: 32 rows, or columns, and 32 elements of k a block. Sizes of parts,
-/// blocks and halves are in pairs of bfloat16.
-struct FloatParts {
-  static constexpr index_t kRows = 32, kDepth = 32, kParts = 3;
+/// A tile of a factor in parts: 32 rows, or columns, and 32 elements of k a block. Sizes of parts
+/// and halves are in pairs of bfloat16.
+struct PartTile {
+  static constexpr index_t kRows = 32, kDepth = 32;
   static constexpr index_t kUnits = kDepth / 2;         // pairs of a row
   static constexpr index_t kHalf = kRows / 2 * kUnits;  // 16 rows or columns of a part
   static constexpr index_t kPart = 2 * kHalf;
+};
+
+/// Blocks of such tiles: numbers of T are the sum of kParts parts.
+template <class T>
+struct PartsOf : PartTile {
+  static constexpr int kParts = std::is_same_v<T, half> ? 2 : 3;
   static constexpr index_t kBlock = kParts * kPart;
 };
 
 /// A left factor: where in it a row, a part and a block begin. Right factors are blocks one behind
 /// the other.
-template <class Unit>
+template <class Parts, class Unit>
 struct LeftParts {
   Unit* data;
-  index_t row = FloatParts::kUnits, part = FloatParts::kPart, block = FloatParts::kBlock;
+  index_t row = Parts::kUnits, part = Parts::kPart, block = Parts::kBlock;
 
   LeftParts from_row(index_t r) const { return {data + r * row, row, part, block}; }
 };
@@ -54,8 +63,9 @@ class AmxPartTiles {
 
   /// to[rows, columns] = a b (+ to) over `blocks` blocks of k; rows and columns up to 32, 16 or 32
   /// of which are read and written.
+  template <class Parts>
   void multiply(index_t rows, index_t columns, bool add, float* to, index_t stride,
-                const LeftParts<Bfloat16Pair>& a, const Bfloat16Pair* b, index_t blocks) {
+                const LeftParts<Parts, Bfloat16Pair>& a, const Bfloat16Pair* b, index_t blocks) {
     if (rows > 16)
       columns > 16 ? run<true, true>(add, to, stride, a, b, blocks)
                    : run<true, false>(add, to, stride, a, b, blocks);
@@ -65,11 +75,12 @@ class AmxPartTiles {
   }
 
  private:
-  template <bool kRows2, bool kColumns2>
+  template <bool kRows2, bool kColumns2, class Parts>
   [[gnu::noinline]] static void run(bool add, float* to, index_t stride,
-                                    const LeftParts<Bfloat16Pair>& left, const Bfloat16Pair* b,
-                                    index_t blocks) {
-    constexpr index_t kPart = FloatParts::kPart, kHalf = FloatParts::kHalf;
+                                    const LeftParts<Parts, Bfloat16Pair>& left,
+                                    const Bfloat16Pair* b, index_t blocks) {
+    constexpr index_t kPart = Parts::kPart, kHalf = Parts::kHalf;
+    constexpr bool kThree = Parts::kParts == 3;
     constexpr bool kBoth = kRows2 && kColumns2;
     const Bfloat16Pair* a = left.data;
     const index_t second = 16 * left.row, part = left.part;
@@ -88,7 +99,7 @@ class AmxPartTiles {
       _tile_zero(2);
       _tile_zero(3);
     }
-    for (index_t i = 0; i < blocks; ++i, a += left.block, b += FloatParts::kBlock) {
+    for (index_t i = 0; i < blocks; ++i, a += left.block, b += Parts::kBlock) {
       const auto by_a = [&](index_t p) __attribute__((always_inline)) {
         _tile_loadd(4, a + p * part, row_bytes);
         _tile_dpbf16ps(0, 4, 6);
@@ -107,12 +118,12 @@ class AmxPartTiles {
       };
       _tile_loadd(6, b, 64);
       if constexpr (kColumns2) _tile_loadd(7, b + kHalf, 64);
-      by_a(2);  // a2 b0
-      by_a(1);  // a1 b0
-      by_b(1);  // a1 b1
-      by_a(0);  // a0 b1
-      by_b(0);  // a0 b0
-      by_b(2);  // a0 b2
+      if constexpr (kThree) by_a(2);  // a2 b0
+      by_a(1);                        // a1 b0
+      by_b(1);                        // a1 b1
+      by_a(0);                        // a0 b1
+      by_b(0);                        // a0 b0
+      if constexpr (kThree) by_b(2);  // a0 b2
     }
     _tile_stored(0, to, bytes);
     if constexpr (kColumns2) _tile_stored(1, to + 16, bytes);
