@@ -1,6 +1,6 @@
-// Attention by products of parts of bfloat16 (cpu/attention_parts.hpp), on matrix registers in plain
-// loops (support/bfloat16_pairs.hpp) and on this machine's own: attention/product_cases.hpp, for the
-// file that includes this. Before, in rapt::test, that file defines Element.
+// Attention by products of parts of bfloat16 (cpu/attention_parts.hpp), on matrix registers in
+// plain loops (support/bfloat16_pairs.hpp) and on this machine's own: attention/product_cases.hpp,
+// for the file that includes this. Before, in rapt::test, that file defines Element.
 #pragma once
 
 #include <string>

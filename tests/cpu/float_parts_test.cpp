@@ -1,5 +1,5 @@
-// Products of fp32 in three parts of bfloat16 and of half in two, on matrix registers in plain loops
-// (support/bfloat16_pairs.hpp) and, where this machine has them, on its own. Oracle: loops in
+// Products of fp32 in three parts of bfloat16 and of half in two, on matrix registers in plain
+// loops (support/bfloat16_pairs.hpp) and, where this machine has them, on its own. Oracle: loops in
 // double.
 #include <gtest/gtest.h>
 
@@ -19,14 +19,16 @@
 namespace rapt::test {
 namespace {
 
-template <class T, class O = T, class Tiles = EmulatedPartTiles>
-struct Emulated : cpu::PartsGemm<T, O, Tiles> {
+template <class T, class O, class Tiles>
+struct Gemm : cpu::PartsGemm<T, O, Tiles> {
   using cpu::PartsGemm<T, O, Tiles>::PartsGemm;
   using Element = T;
   using Out = O;
 };
 template <class T, class Out = T>
-using Own = Emulated<T, Out, cpu::AmxPartTiles>;
+using Emulated = Gemm<T, Out, EmulatedPartTiles>;
+template <class T, class Out = T>
+using Own = Gemm<T, Out, cpu::AmxPartTiles>;
 
 struct Call {
   index_t m, n, k;

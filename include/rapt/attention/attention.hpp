@@ -25,8 +25,8 @@
 //
 // A query that sees no key yields zeros and a logsumexp of minus infinity; the logsumexp with a
 // sink is then the sink logit. What a mask hides is never multiplied: a NaN in a hidden value stays
-// there. An infinity in q or k gives NaN to a query that sees it where fp32 or half is multiplied in
-// matrix registers (cpu/float_parts.hpp). All views may be strided as long as their last axis is
+// there. An infinity in q or k gives NaN to a query that sees it where fp32 or half is multiplied
+// in matrix registers (cpu/float_parts.hpp). All views may be strided as long as their last axis is
 // contiguous. Out may not overlap an input. Ragged calls write only the rows that cu_seqlens cover.
 //
 // Errors, all before anything is written: ShapeError for extents that do not fit, ValueError for

@@ -31,8 +31,8 @@ bool parts_pay(index_t m, index_t n, index_t k) {
   return m >= (kHalf ? 32 : 96) && std::min(n, k) >= (kHalf ? 32 : 64) && amx_granted();
 }
 
-/// The product above for any m, n and k; Out is T or float. Tiles: AmxPartTiles, or what a test puts
-/// in its place.
+/// The product above for any m, n and k; Out is T or float. Tiles: AmxPartTiles, or what a test
+/// puts in its place.
 template <class T, class Out, class Tiles = AmxPartTiles, class Unit = Bfloat16Pair>
 class PartsGemm {
   using V = Vec<float>;
@@ -74,8 +74,8 @@ class PartsGemm {
   }
 
  private:
-  /// Rows [row, row_end), columns [column, column_end), elements [at, at + depth) of k; the parts of
-  /// the rows, `tile` pairs for each 32; and where sums wait, if not in out.
+  /// Rows [row, row_end), columns [column, column_end), elements [at, at + depth) of k; the parts
+  /// of the rows, `tile` pairs for each 32; and where sums wait, if not in out.
   struct Piece {
     index_t tile, columns;
     Unit* rows = nullptr;

@@ -10,9 +10,9 @@
 //
 // Sums run in accumulate_t<T> (fp32; double for double) and are rounded once. 16-bit weights are
 // widened tile by tile, never as a whole. The result does not depend on the number of threads.
-// Products of fp32 and half in matrix registers (cpu/float_parts.hpp) are as exact as multiply-adds,
-// but for fp32 numbers below 2^-103, whose last bits count as 0, and for an infinity, which gives
-// NaN.
+// Products of fp32 and half in matrix registers (cpu/float_parts.hpp) are as exact as
+// multiply-adds, but for fp32 numbers below 2^-103, whose last bits count as 0, and for an
+// infinity, which gives NaN.
 //
 // out may hold accumulate_t<T> where a and b hold T: the gradient of a 16-bit weight, dw += dy^T x,
 // is matmul(dw, dy.transpose(), x, {.accumulate = true}) and is rounded nowhere.

@@ -6,9 +6,9 @@
 //   a: 4           0   1        one part of 16 rows x 16 units of k each
 //      5           2   3
 //
-// Six of the nine pairs of three parts are multiplied, or all four of two, in an order in which each
-// but the first loads one part anew: 14 loads for 24 products, or 10 for 16. Loads count: while
-// another program runs on the core's second thread, loads and products take turns.
+// Six of the nine pairs of three parts are multiplied, or all four of two, in an order in which
+// each but the first loads one part anew: 14 loads for 24 products, or 10 for 16. Loads count:
+// while another program runs on the core's second thread, loads and products take turns.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #pragma once
