@@ -27,7 +27,7 @@ void forward(const Args& args, const Mask& mask, const Score& score) {
     if (through == Through::own_registers)
       return cpu::AttentionForward<Args, Mask, Score, cpu::PartsProduct<Element>>(args, mask, score)
           .run();
-  using Emulated = cpu::PartsProduct<Element, EmulatedPartTiles>;
+  using Emulated = cpu::PartsProduct<Element, Element, EmulatedPartTiles>;
   cpu::AttentionForward<Args, Mask, Score, Emulated>(args, mask, score).run();
 }
 

@@ -168,7 +168,7 @@ class EmulatedPartTiles {
         float sum = add ? to[i * stride + c] : 0.f;
         for (index_t block = 0; block < blocks; ++block)
           for (const auto& [of_a, of_b] : {std::pair{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}, {0, 2}})
-            if (std::max(of_a, of_b) < Parts::kParts)
+            if (of_a < Parts::kLeft && of_b < Parts::kRight)
               sum += product(
                   a.data + block * a.block + of_a * a.part + i * a.row,
                   b + block * Parts::kBlock + of_b * Parts::kPart + c / 16 * Parts::kHalf + c % 16);

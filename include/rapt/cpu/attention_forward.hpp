@@ -488,14 +488,16 @@ template <class Args, class Mask, class Score>
 void BackendTraits<Cpu>::attention_forward(Cpu, const Args& args, const Mask& mask,
                                            const Score& score) {
   using T = typename Args::Element;
-  if constexpr (cpu::kAmx && std::is_same_v<typename Args::Stored, T>) {
-    if constexpr (std::is_same_v<T, bfloat16>)
+  using Stored = typename Args::Stored;
+  if constexpr (cpu::kAmx) {
+    if constexpr (std::is_same_v<T, bfloat16> && std::is_same_v<Stored, T>)
       if (cpu::amx_granted())
         return cpu::AttentionForward<Args, Mask, Score, cpu::AmxProduct<>>(args, mask, score).run();
-    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, half>)
-      if (cpu::parts_serve<cpu::PartsProduct<T>>(args))
-        return cpu::AttentionForward<Args, Mask, Score, cpu::PartsProduct<T>>(args, mask, score)
-            .run();
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, half>) {
+      using Parts = cpu::PartsProduct<T, Stored>;
+      if (cpu::parts_serve<Parts>(args))
+        return cpu::AttentionForward<Args, Mask, Score, Parts>(args, mask, score).run();
+    }
   }
   cpu::AttentionForward<Args, Mask, Score>(args, mask, score).run();
 }

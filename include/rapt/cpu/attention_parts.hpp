@@ -8,6 +8,9 @@
 // Of half, S is as exact as in fp32, and the weights P are cut to 16 bits: their error is below
 // 2^-16, where out is rounded by up to 2^-11.
 //
+// Codes of 8 bits are parts as they are. The scale of a key multiplies its scores, that of a value
+// its weights; they lie before the packed tile.
+//
 // The rows of a tile are multiplied together: what lies beyond the last row is computed and left. A
 // partial tile is computed whole and hidden, P V between the first and the last key that some row
 // sees. Of a tile with values that are not finite, rows are summed pair by pair.
@@ -23,11 +26,12 @@ namespace rapt::cpu {
 inline namespace RAPT_SIMD {
 
 /// Tiles: AmxPartTiles, or what a test puts in its place.
-template <class T, class Tiles = AmxPartTiles, class Packed = Bfloat16Pair>
+template <class T, class Stored = T, class Tiles = AmxPartTiles, class Packed = Bfloat16Pair>
 class PartsProduct {
   using V = Vec<float>;
   using Columns = detail::Columns;
-  using Parts = PartsOf<T>;
+  using Parts = PartsOf<T, Stored>;
+  static constexpr bool kCodes = QuantizedElement<Stored>;
   static constexpr index_t kRows = Parts::kRows;
 
  public:
@@ -44,15 +48,15 @@ class PartsProduct {
   using Tile = ScoreTile<float>;
   using Weight = float;
   static constexpr bool kScalesQueries = std::is_same_v<T, float>, kTakesInfinities = false;
-  using Decode = detail::DecodeOf<T, T, float>;
+  using Decode = detail::DecodeOf<T, Stored, float>;
 
   /// Whether a call is faster this way than by multiply-adds: of few keys or dims, splitting,
   /// hiding and the softmax, which nothing hides behind products, take what the products save.
   static bool serves(index_t rows, index_t keys, index_t dim) {
-    if constexpr (std::is_same_v<T, half>)
-      return rows >= 32 && dim >= 48 && keys * dim >= 8192 && amx_granted();
-    else
-      return rows >= 64 && dim >= 64 && keys * dim >= 65536 && amx_granted();
+    constexpr bool kFew = Parts::kRight < 3;  // products, and parts to split
+    constexpr index_t kLeastRows = kFew ? 32 : 64, kLeastNumbers = kFew ? 8192 : 65536;
+    constexpr index_t kLeastDims = std::is_same_v<T, float> ? 64 : 48;
+    return rows >= kLeastRows && dim >= kLeastDims && keys * dim >= kLeastNumbers && amx_granted();
   }
 
   PartsProduct(Scratch<Cpu>& scratch, index_t rows, index_t dim, index_t value_dim)
@@ -64,25 +68,30 @@ class PartsProduct {
     q_ = detail::left_rows<Parts>(
         scratch.tensor<Unit>(Shape<1>{all * detail::pairs_of_row<Parts>(dim)}).data(), dim);
     detail::clear_pairs(q_.from_row(rows).data, (all - rows) * q_.row);
-    p_ = detail::left_rows<Parts>(scratch.tensor<Unit>(Shape<1>{kValueTile}).data(), kKeyTile);
-    detail::clear_pairs(p_.data, kValueTile);
+    p_ = detail::left_rows<Parts>(scratch.tensor<Unit>(Shape<1>{kWeightTile}).data(), kKeyTile);
+    detail::clear_pairs(p_.data, kWeightTile);
   }
 
   static index_t key_units(index_t dim) {
-    return kKeyTile / kRows * detail::part_blocks(dim) * Parts::kBlock;
+    return kScales + kKeyTile / kRows * detail::part_blocks(dim) * Parts::kBlock;
   }
   static index_t value_units(index_t value_dim) {
-    return kValueTile * detail::ceil_div(value_dim, kRows);
+    return kScales + kValueTile * detail::ceil_div(value_dim, kRows);
   }
-  static void pack_keys(Unit* to, const T* const* rows, index_t n, index_t dim,
-                        const float* = nullptr) {
-    detail::split_rows_across(to, rows, n, dim);
+  static void pack_keys(Unit* to, const Stored* const* rows, index_t n, index_t dim,
+                        const float* scales = nullptr) {
+    pack_scales(to, scales, n);
+    detail::split_rows_across(to + kScales, rows, n, dim);
   }
-  static bool pack_values(Unit* to, const T* const* rows, index_t n, index_t value_dim,
-                          const float* = nullptr) {
-    return detail::split_rows_along(to, kValueTile, rows, n, value_dim);
+  static bool pack_values(Unit* to, const Stored* const* rows, index_t n, index_t value_dim,
+                          const float* scales = nullptr) {
+    const bool finite = pack_scales(to, scales, n);
+    return detail::split_rows_along(to + kScales, kValueTile, rows, n, value_dim) && finite;
   }
-  void use(const Unit* k, const Unit* v) { k_ = k, v_ = v; }
+  void use(const Unit* k, const Unit* v) {
+    k_ = k + kScales, v_ = v + kScales;
+    k_scales_ = reinterpret_cast<const float*>(k), v_scales_ = reinterpret_cast<const float*>(v);
+  }
 
   void set_query(index_t r, const T* q, float factor) {
     detail::split_row(q_, r, dim_, [&](index_t t, index_t left) {
@@ -99,6 +108,12 @@ class PartsProduct {
                           detail::round_up(tile.end - tile.begin, kRows / 2), columns.end - first,
                           q_.from_row(tile.begin), k_ + first / kRows * key_tile, key_tile,
                           blocks_);
+    if constexpr (kCodes)
+      for (index_t r = 0; r < tile.end - tile.begin; ++r)
+        for (index_t j = first; j < columns.end; j += V::kLanes) {
+          float* const s = tile.s + r * kKeyTile + j;
+          (V::load(s) * V::load(k_scales_ + j)).store(s);
+        }
   }
 
   [[gnu::noinline]] void accumulate(float* o, const Tile& tile) {
@@ -114,8 +129,10 @@ class PartsProduct {
     for (index_t r = 0; r < rows; ++r) {
       float* const weights = tile.s + r * kKeyTile;
       detail::clear_outside(weights, tile.columns[r], keys);
-      detail::split_row(p_, r, keys.end - keys.begin,
-                        [&](index_t j, index_t) { return V::load(weights + keys.begin + j); });
+      detail::split_row(p_, r, keys.end - keys.begin, [&](index_t j, index_t) {
+        const V weight = V::load(weights + keys.begin + j);
+        return kCodes ? weight * V::load(v_scales_ + keys.begin + j) : weight;
+      });
       if (!tile.first && tile.columns[r] && tile.factors[r] != 1)
         detail::scale_sums(to + r * value_step_, value_step_, tile.factors[r]);
     }
@@ -124,20 +141,35 @@ class PartsProduct {
                           (keys.end - keys.begin) / kDepth);
   }
 
-  void accumulate_seen(float* o, const Tile& tile, index_t r, const T* const* rows) const {
+  void accumulate_seen(float* o, const Tile& tile, index_t r, const Stored* const* rows) const {
     detail::accumulate_seen(o, tile.factors[r], tile.s + r * kKeyTile, tile.columns[r], value_dim_,
                             [&](index_t j, index_t t) {
-                              return detail::load_lanes<float>(rows[j] + t, value_dim_ - t);
+                              return detail::load_scaled<float>(rows[j] + t, value_dim_ - t,
+                                                                v_scales_, j);
                             });
   }
 
  private:
   static constexpr index_t kKeyTile = Tiling::kKeyTile;
   static constexpr index_t kValueTile = kKeyTile / Parts::kDepth * Parts::kBlock;
+  static constexpr index_t kWeightTile = kKeyTile / Parts::kDepth * Parts::kLeftBlock;
+  static constexpr index_t kScales = kCodes ? kKeyTile : 0;  // of a packed tile, before its codes
+  static_assert(sizeof(Unit) == sizeof(float));
+
+  /// Says whether they are finite. Keys beyond n: 0.
+  static bool pack_scales(Unit* to, const float* scales, index_t n) {
+    if constexpr (kCodes) {
+      float* const all = reinterpret_cast<float*>(to);
+      std::fill(std::copy_n(scales, n, all), all + kKeyTile, 0.f);
+      return std::all_of(scales, scales + n, [](float x) { return x - x == 0; });
+    }
+    return true;
+  }
 
   const index_t dim_, value_dim_, value_step_, blocks_;
   LeftParts<Parts, Unit> q_{nullptr}, p_{nullptr};  // of the block's rows; of a tile's weights
   const Unit *k_ = nullptr, *v_ = nullptr;          // tiles of 32 keys, and of 32 dims
+  const float *k_scales_ = nullptr, *v_scales_ = nullptr;  // of codes
   Tiles tiles_;
 };
 

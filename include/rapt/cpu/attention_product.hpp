@@ -6,6 +6,7 @@
 //   AmxProduct           bf16, two dims each  tdpbf16ps            bf16, two keys tdpbf16ps
 //   PartsProduct<float>  fp32 in three bf16   six tdpbf16ps        the same       six tdpbf16ps
 //   PartsProduct<half>   half in two bf16     four tdpbf16ps       16 bits, two   four tdpbf16ps
+//   over codes           K, V: one            three or two         as above       three or two
 //
 // (double: multiply-adds of double.) Sums are fp32 everywhere, and the products of bfloat16 inputs
 // are exact, so S is as good as that of fp32, except that pairs flush subnormal inputs and sums to

@@ -2,15 +2,17 @@
 //
 //   fp32   x = x0 + x1 + x2    x0 = bf16(x), x1 = bf16(x - x0), x2 = x - x0 - x1    8 + 8 + 8 bits
 //   half   x = x0 + x1         x0 = bf16(x), x1 = x - x0                                8 + 3 bits
+//   codes  x = x0              of 8 bits, int8 and float8
 //
 // exactly, and a product of two is a sum of products of theirs:
 //
 //   fp32   x y = x0 y0 + x0 y1 + x1 y0 + x0 y2 + x1 y1 + x2 y0
 //   half   x y = x0 y0 + x0 y1 + x1 y0 + x1 y1
+//   by codes   x y = x0 y0 + x1 y0 (+ x2 y0)
 //
-// What fp32 leaves out, x1 y2 + x2 y1 + x2 y2, is about 2^-24 |x y| at most, one rounding; half
-// leaves nothing out. Sums are fp32. So a result is as good as that of multiply-adds, for six or
-// four products in registers that do sixteen in the time of one.
+// What fp32 leaves out, x1 y2 + x2 y1 + x2 y2, is about 2^-24 |x y| at most, one rounding; the
+// others leave nothing out. Sums are fp32. So a result is as good as that of multiply-adds, for six
+// products or fewer in registers that do sixteen in the time of one.
 //
 // Parts that are subnormal count as 0: an error below 2^-125 times the other factor. (No part of a
 // half is.) An infinity, and what bfloat16 rounds to one (beyond 3.39e38), gives NaN.
@@ -19,7 +21,7 @@
 //   right factor    32 elements of k x 32 columns     [part][half][u][column]
 //
 // are a block of a tile, and its blocks follow one another along k. A left factor may also lie by
-// rows, [row][block][part][u], and be multiplied from any row on (left_rows). Parts is PartsOf<T>.
+// rows, [row][block][part][u], and be multiplied from any row on (left_rows). Parts: PartsOf<T, S>.
 //
 // Source: Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For
 // Higher-Precision Computations", section III.
@@ -42,11 +44,11 @@ constexpr index_t part_blocks(index_t k) { return (k + PartTile::kDepth - 1) / P
 /// Pairs of a row of k elements, all its blocks side by side, and a left factor of such rows.
 template <class Parts>
 constexpr index_t pairs_of_row(index_t k) {
-  return part_blocks(k) * Parts::kParts * Parts::kUnits;
+  return part_blocks(k) * Parts::kLeft * Parts::kUnits;
 }
 template <class Parts, class Unit>
 constexpr LeftParts<Parts, Unit> left_rows(Unit* data, index_t k) {
-  return {data, pairs_of_row<Parts>(k), Parts::kUnits, Parts::kParts * Parts::kUnits};
+  return {data, pairs_of_row<Parts>(k), Parts::kUnits, Parts::kLeft * Parts::kUnits};
 }
 template <class Unit>
 void clear_pairs(Unit* p, index_t n) {
@@ -68,8 +70,8 @@ template <class Parts, class Unit, class Load>
       numbers[i] = at < k ? load(at, k - at) : V::zero();
     });
     unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-      Vec<Unit>::template store_parts<Parts::kParts>(block + i * V::kLanes, to.part, numbers[i],
-                                                     numbers[i + kVectors]);
+      Vec<Unit>::template store_parts<Parts::kLeft>(block + i * V::kLanes, to.part, numbers[i],
+                                                    numbers[i + kVectors]);
     });
   }
 }
@@ -79,7 +81,7 @@ template <class Parts, class Unit, class Load>
 template <class Parts, bool kChecks = false, class Unit, class Row>
 [[gnu::always_inline]] inline bool split_columns(Unit* to, index_t columns, index_t k, Row row) {
   using V = Vec<float>;
-  constexpr index_t kUnits = Parts::kUnits, kLast = (Parts::kParts - 1) * Parts::kPart;
+  constexpr index_t kUnits = Parts::kUnits, kLast = (Parts::kRight - 1) * Parts::kPart;
   V infinite = V::zero();  // the last part times 0: NaN where x or x0 is infinite, or x is NaN
   for (index_t l = 0; l < k; l += Parts::kDepth, to += Parts::kBlock)
     for (index_t u = 0; u < kUnits; ++u) {
@@ -93,7 +95,7 @@ template <class Parts, bool kChecks = false, class Unit, class Row>
                                    : V::zero();
         };
         Unit* const parts = to + u * (Parts::kRows / 2) + c;
-        Vec<Unit>::template store_parts<Parts::kParts>(parts, Parts::kPart, load(l + u),
+        Vec<Unit>::template store_parts<Parts::kRight>(parts, Parts::kPart, load(l + u),
                                                        load(l + u + kUnits));
         if constexpr (kChecks)
           infinite = fma(Vec<Unit>::load(parts + kLast), Vec<Unit>::zero(), infinite);

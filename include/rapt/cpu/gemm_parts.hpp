@@ -40,7 +40,7 @@ class PartsGemm {
   using Parts = PartsOf<T>;
   static_assert(!kAmx || F::kPanel % (Parts::kRows / 2) == 0);
   static constexpr index_t kTile = Parts::kRows;
-  static constexpr index_t kDepthBlock = 1728 / Parts::kParts;  // elements of k: 108 KiB of a tile
+  static constexpr index_t kDepthBlock = 1728 / Parts::kRight;  // elements of k: 108 KiB of a tile
   static constexpr index_t kStrip = 8 * kTile;                  // columns: 864 KiB of parts
   static constexpr index_t kRowBlock = 2048;                    // 6.75 MiB of parts
   static constexpr index_t kWorthThreads = 65536;  // numbers, below which splitting wakes nobody

@@ -1,5 +1,5 @@
-// Intel's matrix tiles for numbers in two or three parts of bfloat16 (cpu/float_parts.hpp): sums of
-// up to 32 rows x 32 columns.
+// Intel's matrix tiles for numbers in parts of bfloat16 (cpu/float_parts.hpp): sums of up to 32
+// rows x 32 columns.
 //
 //   8 tile registers of 16 rows x 64 bytes
 //              b: 6 | 7         one part of 16 pairs (columns) x 16 units of k each
@@ -7,8 +7,9 @@
 //      5           2   3
 //
 // Six of the nine pairs of three parts are multiplied, or all four of two, in an order in which
-// each but the first loads one part anew: 14 loads for 24 products, or 10 for 16. Loads count:
-// while another program runs on the core's second thread, loads and products take turns.
+// each but the first loads one part anew: 14 loads for 24 products, or 10 for 16 (8 for 12, or 6
+// for 8, where b has one part). Loads count: while another program runs on the core's second
+// thread, loads and products take turns.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #pragma once
@@ -30,11 +31,18 @@ struct PartTile {
   static constexpr index_t kPart = 2 * kHalf;
 };
 
-/// Blocks of such tiles: numbers of T are the sum of kParts parts.
+/// A number of T is the sum of so many parts of bfloat16.
 template <class T>
+inline constexpr int kPartsOf = std::is_same_v<T, float>  ? 3
+                                : std::is_same_v<T, half> ? 2
+                                                          : 1;
+
+/// Blocks of such tiles: kLeft parts of T by kRight of S.
+template <class T, class S = T>
 struct PartsOf : PartTile {
-  static constexpr int kParts = std::is_same_v<T, half> ? 2 : 3;
-  static constexpr index_t kBlock = kParts * kPart;
+  static constexpr int kLeft = kPartsOf<T>, kRight = kPartsOf<S>;
+  static_assert(kLeft == kRight || kRight == 1);
+  static constexpr index_t kLeftBlock = kLeft * kPart, kBlock = kRight * kPart;
 };
 
 /// A left factor: where in it a row, a part and a block begin. Right factors are blocks one behind
@@ -42,7 +50,7 @@ struct PartsOf : PartTile {
 template <class Parts, class Unit>
 struct LeftParts {
   Unit* data;
-  index_t row = Parts::kUnits, part = Parts::kPart, block = Parts::kBlock;
+  index_t row = Parts::kUnits, part = Parts::kPart, block = Parts::kLeftBlock;
 
   LeftParts from_row(index_t r) const { return {data + r * row, row, part, block}; }
 };
@@ -80,7 +88,7 @@ class AmxPartTiles {
                                     const LeftParts<Parts, Bfloat16Pair>& left,
                                     const Bfloat16Pair* b, index_t blocks) {
     constexpr index_t kPart = Parts::kPart, kHalf = Parts::kHalf;
-    constexpr bool kThree = Parts::kParts == 3;
+    constexpr int kLeft = Parts::kLeft, kRight = Parts::kRight;
     constexpr bool kBoth = kRows2 && kColumns2;
     const Bfloat16Pair* a = left.data;
     const index_t second = 16 * left.row, part = left.part;
@@ -118,12 +126,12 @@ class AmxPartTiles {
       };
       _tile_loadd(6, b, 64);
       if constexpr (kColumns2) _tile_loadd(7, b + kHalf, 64);
-      if constexpr (kThree) by_a(2);  // a2 b0
-      by_a(1);                        // a1 b0
-      by_b(1);                        // a1 b1
-      by_a(0);                        // a0 b1
-      by_b(0);                        // a0 b0
-      if constexpr (kThree) by_b(2);  // a0 b2
+      if constexpr (kLeft > 2) by_a(2);   // a2 b0
+      if constexpr (kLeft > 1) by_a(1);   // a1 b0
+      if constexpr (kRight > 1) by_b(1);  // a1 b1
+      by_a(0);                            // a0 b1, or a0 b0 where b has one part
+      if constexpr (kRight > 1) by_b(0);  // a0 b0
+      if constexpr (kRight > 2) by_b(2);  // a0 b2
     }
     _tile_stored(0, to, bytes);
     if constexpr (kColumns2) _tile_stored(1, to + 16, bytes);
