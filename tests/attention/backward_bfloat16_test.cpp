@@ -62,29 +62,11 @@ INSTANTIATE_TEST_SUITE_P(Of, BackwardBfloat16, testing::Bool(), [](const auto& t
 });
 
 TEST_P(BackwardBfloat16, MatchesTheOracleAtEveryHeadDim) {
-  unsigned seed = 0;
-  for (const auto& [head_dim, value_dim] : {std::pair<index_t, index_t>{1, 1},
-                                            {31, 31},
-                                            {64, 64},
-                                            {80, 80},
-                                            {128, 128},
-                                            {192, 128},
-                                            {576, 512},
-                                            {33, 70},
-                                            {64, 24}})
-    for (const auto& [q_len, kv_len] : {std::pair<index_t, index_t>{17, 17}, {75, 133}}) {
-      const Sizes sizes{.q_len = q_len,
-                        .kv_len = kv_len,
-                        .heads = 4,
-                        .kv_heads = 2,
-                        .head_dim = head_dim,
-                        .value_dim = value_dim};
-      SCOPED_TRACE(testing::Message() << sizes);
-      const Problem<bfloat16> p(sizes, ++seed);
-      expect_backward_matches(p, AnyMask{Causal{}});
-      expect_backward_matches(p, AnyMask{Full{}});
-      if (HasFatalFailure()) return;
-    }
+  at_every_head_dim([](const Sizes& sizes, unsigned seed) {
+    const Problem<bfloat16> p(sizes, seed);
+    expect_backward_matches(p, AnyMask{Causal{}});
+    expect_backward_matches(p, AnyMask{Full{}});
+  });
 }
 
 TEST_P(BackwardBfloat16, MatchesTheOracleAtEveryLength) {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <ostream>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "rapt/attention/attention.hpp"
@@ -26,6 +27,33 @@ struct Sizes {
                << s.values();
   }
 };
+
+/// f(sizes, seed) for head dims that are whole tiles and that are not, keys and values alike and
+/// not, over one tile of keys and over two. Ends at the first fatal failure.
+template <class F>
+void at_every_head_dim(F f) {
+  unsigned seed = 0;
+  for (const auto& [head_dim, value_dim] : {std::pair<index_t, index_t>{1, 1},
+                                            {31, 31},
+                                            {64, 64},
+                                            {80, 80},
+                                            {128, 128},
+                                            {192, 128},
+                                            {576, 512},
+                                            {33, 70},
+                                            {64, 24}})
+    for (const auto& [q_len, kv_len] : {std::pair<index_t, index_t>{17, 17}, {75, 133}}) {
+      const Sizes sizes{.q_len = q_len,
+                        .kv_len = kv_len,
+                        .heads = 4,
+                        .kv_heads = 2,
+                        .head_dim = head_dim,
+                        .value_dim = value_dim};
+      SCOPED_TRACE(testing::Message() << sizes);
+      f(sizes, ++seed);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+}
 
 /// Standard normal numbers, or integers of [low, high].
 template <class T, std::size_t Rank>

@@ -14,6 +14,8 @@
 // The rows of a tile are multiplied together: what lies beyond the last row is computed and left. A
 // partial tile is computed whole and hidden, P V between the first and the last key that some row
 // sees. Of a tile with values that are not finite, rows are summed pair by pair.
+//
+// Source: as cpu/attention_block.hpp and cpu/float_parts.hpp.
 #pragma once
 
 #include <algorithm>

@@ -60,7 +60,7 @@ class PartsGemm {
     const bool waits = !kWaitsInOut && depths > 1;
     const index_t rows = std::min(m, kRowBlock), columns = waits ? std::min(n, kWaitingColumns) : n;
     Scratch<Cpu> scratch;
-    Piece piece{.tile = blocks * Parts::kBlock, .columns = columns};
+    Piece piece{.tile = blocks * Parts::kBlock};
     piece.rows = tiles(scratch, rows, piece.tile);
     if (waits) piece.sums = scratch.tensor<float>(Shape{rows, columns}).data();
     for (index_t i = 0; i < m; i += kRowBlock)
@@ -77,11 +77,12 @@ class PartsGemm {
   /// Rows [row, row_end), columns [column, column_end), elements [at, at + depth) of k; the parts
   /// of the rows, `tile` pairs for each 32; and where sums wait, if not in out.
   struct Piece {
-    index_t tile, columns;
+    index_t tile;
     Unit* rows = nullptr;
-    float* sums = nullptr;  // [row_end - row, columns]
+    float* sums = nullptr;  // [row_end - row, column_end - column]
     index_t row = 0, row_end = 0, column = 0, column_end = 0, at = 0, depth = 0;
 
+    index_t columns() const { return column_end - column; }
     index_t row_tiles() const { return detail::blocks_of(row_end - row, kTile); }
   };
 
@@ -90,7 +91,7 @@ class PartsGemm {
   }
 
   void run(const Piece& piece) const {
-    const index_t n = piece.column_end - piece.column, row_tiles = piece.row_tiles();
+    const index_t n = piece.columns(), row_tiles = piece.row_tiles();
     const auto split = [&](index_t i) {
       split_rows(piece.rows + i * piece.tile, piece.row + i * kTile, piece);
     };
@@ -187,7 +188,7 @@ class PartsGemm {
             continue;
           }
           float* const waiting =
-              piece.sums + (i - piece.row + r) * piece.columns + (j - piece.column);
+              piece.sums + (i - piece.row + r) * piece.columns() + (j - piece.column);
           if (begins)
             write_row(waiting, accumulate_ ? out : nullptr, of_row, bias, n);
           else if (ends)
