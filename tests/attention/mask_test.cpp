@@ -6,6 +6,7 @@
 #include <set>
 #include <tuple>
 
+#include "attention/any_mask.hpp"
 #include "attention/problem.hpp"
 
 namespace rapt::test {
@@ -26,11 +27,9 @@ struct Record {
 };
 
 /// A mask that writes down which tiles are computed and which pairs are asked about.
-template <class M>
 struct Recording {
-  M mask;
+  AnyMask mask;
   Record* record;
-  static constexpr bool kReadsCallRow = reads_call_row<M>;
 
   bool operator()(index_t b, index_t h, index_t q, index_t kv) const {
     const std::lock_guard<std::mutex> lock(record->mutex);
@@ -40,9 +39,7 @@ struct Recording {
   TileVerdict classify(index_t b, index_t h, PositionRange q, PositionRange kv) const {
     return rapt::classify(mask, b, h, q, kv);
   }
-  auto bind(const CallShape& call) const {
-    return Recording<decltype(bind_call(mask, call))>{bind_call(mask, call), record};
-  }
+  Recording bind(const CallShape& call) const { return {mask.bind(call), record}; }
   void on_tile(index_t b, index_t h, PositionRange q, PositionRange kv, TileVerdict verdict) const {
     const std::lock_guard<std::mutex> lock(record->mutex);
     record->tiles.push_back({b, h, q, kv, verdict});
@@ -54,7 +51,7 @@ void expect_visits_what_is_visible(const Problem<float>& p, const Mask& mask) {
   const Sizes& s = p.sizes;
   Record record;
   Tensor<float, 4> out(Shape<4>{s.batch, s.q_len, s.heads, s.values()});
-  attention(out, p.q, p.k, p.v, Recording<Mask>{mask, &record});
+  attention(out, p.q, p.k, p.v, Recording{mask, &record});
 
   const CallShape call{.q_len = s.q_len, .kv_len = s.kv_len, .batch = s.batch, .heads = s.heads};
   const auto bound = bind_call(mask, call);
@@ -182,7 +179,7 @@ TEST(Mask, ACausalTileIsComputedOnceAndOnlyBelowTheDiagonal) {
   const Problem<float> p({.q_len = 512, .kv_len = 512, .head_dim = 8});
   Record record;
   Tensor<float, 4> out({1, 512, 1, 8});
-  attention(out, p.q, p.k, p.v, Recording<Causal>{{}, &record});
+  attention(out, p.q, p.k, p.v, Recording{Causal{}, &record});
   index_t computed = 0;
   for (const auto& tile : record.tiles)
     computed += (tile.q.end - tile.q.begin) * (tile.kv.end - tile.kv.begin);
