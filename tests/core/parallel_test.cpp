@@ -1,11 +1,12 @@
-// The pool's rules: each index once, nested and concurrent loops, workers that come late, whose
-// scratch memory it is, fork, exceptions, resizing.
+// The pool's rules: each index once, nested and concurrent loops, workers that come late or are slow,
+// whose scratch memory it is, fork, exceptions, resizing.
 #include "rapt/core/parallel.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <span>
 #include <stdexcept>
@@ -110,7 +111,33 @@ TEST_F(Parallel, DoesTheShareOfAWorkerThatCannotRun) {
 }
 #endif
 
-TEST_F(Parallel, ScratchMemoryBelongsToTheShareWhoeverRunsIt) {
+TEST_F(Parallel, DoesWhatIsLeftToAWorkerThatIsSlow) {
+  set_num_threads(2);
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<bool> begun{false};
+    std::atomic<int> done{0};
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    const auto wait = [&](auto condition) {
+      while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    };
+    parallel_for(8, [&](index_t i) {
+      if (i == 0) wait([&] { return begun.load(); });
+      if (i == 1) {  // 3, 5 and 7 are of the same share
+        begun = true;
+        wait([&] { return done == 7; });
+        EXPECT_EQ(done, 7);
+      }
+      Scratch<Cpu> scratch;  // in which nobody else writes
+      const auto x = scratch.tensor<index_t>(Shape<1>{1000});
+      for (index_t& v : std::span(x.data(), 1000)) v = i;
+      for (const index_t v : std::span(x.data(), 1000)) ASSERT_EQ(v, i);
+      ++done;
+    });
+    ASSERT_EQ(done, 8);
+  }
+}
+
+TEST_F(Parallel, ScratchMemoryBelongsToTheShareWhoeverBeginsIt) {
   set_num_threads(5);  // with fewer cores some threads come late
   std::vector<const float*> first(5), now(5);
   for (int round = 0; round < 300; ++round) {
@@ -171,13 +198,21 @@ TEST_F(Parallel, RethrowsToTheCallerAndGoesOn) {
         ThrowsMessage<std::runtime_error>("index 37 is bad"));
     EXPECT_EQ(visits(100), std::vector<int>(100, 1));
   }
-  // Several throw: the lowest worker's is the one that is heard, and none of them lingers.
+  // Several throw: the lowest index is the one that is heard, and none of them lingers.
   set_num_threads(4);
   for (int round = 0; round < 20; ++round)
     EXPECT_THAT(
         [] { parallel_for(4, [](index_t i) { throw std::out_of_range(std::to_string(i)); }); },
         ThrowsMessage<std::out_of_range>("0"));
   EXPECT_NO_THROW(visits(4));
+  for (int round = 0; round < 100; ++round)
+    EXPECT_THAT(
+        [] {
+          parallel_for(100, [](index_t i) {
+            if (i >= 21) throw std::out_of_range(std::to_string(i));
+          });
+        },
+        ThrowsMessage<std::out_of_range>("21"));
 }
 
 TEST_F(Parallel, RefusesImpossibleSizes) {

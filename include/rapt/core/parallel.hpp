@@ -4,14 +4,16 @@
 //
 // The split is static: share t of w holds the indices t, t + w, t + 2w, ... A caller cuts its work
 // into tiles by shape alone and lets index i own tile i, so a result never depends on the number of
-// threads. (Dealing round robin, not in blocks, also balances causal work, where tile i costs i.)
+// threads, nor on who runs an index. (Dealing round robin, not in blocks, also balances causal
+// work, where tile i costs i.)
 //
-//   share 0    the caller's                        share t    worker t's; but whoever is done with
-//                                                             its own takes one not yet begun
+//   share 0    the caller's          whoever is done with its own takes a share that nobody has
+//   share t    worker t's            begun; then single indices of those that others are at
 //
-// So a loop does not wait for a worker that finds no core to begin on; one that has begun is waited
-// for. What a share keeps between loops (its scratch memory, ShareStorage) goes with the share,
-// whichever thread it runs on.
+// So a loop does not wait for a worker that finds no core to begin on, and one whose core is slow
+// (another program has half of it, or it is of the small kind) does fewer indices; who has begun is
+// waited for. What a share keeps between loops (its scratch memory, ShareStorage) serves who began
+// it, for the indices of other shares, too.
 //
 // Rules
 //   * Pool size: RAPT_NUM_THREADS in the environment, else the cores this process may use;
@@ -21,8 +23,8 @@
 //   * Workers spin for half a millisecond after a loop, then sleep, so that the many short loops of
 //     a decode step do not each pay for a wake-up. With more threads than cores they sleep at once.
 //   * After fork() the child has no workers; its first loop starts a pool of its own.
-//   * An exception thrown by f is rethrown to the caller after all shares have ended (the one of
-//     the lowest share, if several threw).
+//   * An exception thrown by f is rethrown to the caller when all have ended; if several indices
+//     threw, that of the lowest one. Indices above one that threw may be left out.
 #pragma once
 
 #include <atomic>
@@ -32,9 +34,11 @@
 #include <cstdlib>
 #include <deque>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -50,8 +54,8 @@ namespace rapt {
 
 namespace detail {
 
-/// What outlives a loop: of a thread outside loops, or of a share of the pool's loops, so that a
-/// share finds it again when another thread runs it. Values are found by the address of `key`.
+/// What outlives a loop: of a thread outside loops, or of a share of the pool's loops, where who
+/// begins the share next finds it again. Values are found by the address of `key`.
 class ShareStorage {
  public:
   struct Value {
@@ -60,7 +64,7 @@ class ShareStorage {
   };
   std::vector<Value> values;  // few: a short list beats a map
 
-  /// That of the share that this thread runs, or the thread's own.
+  /// That of the share that this thread has begun, or the thread's own.
   static ShareStorage& current() {
     static thread_local ShareStorage own;
     ShareStorage* const share = of_share();
@@ -77,7 +81,7 @@ class ShareStorage {
 
 class ThreadPool {
  public:
-  using Task = void (*)(void* context, int share, int shares);
+  using Task = void (*)(void* context, index_t index);
 
   static ThreadPool& instance() {
     // Never destroyed: a static destructor elsewhere may still run a loop.
@@ -104,38 +108,35 @@ class ThreadPool {
     size_.store(threads, std::memory_order_relaxed);
   }
 
-  /// Runs task in `size()` shares, the caller's being share 0; inline when the pool is busy.
+  /// Runs the task for indices [0, items) in `size()` shares, the caller's being share 0; inline
+  /// when the pool is busy.
   void run(Task task, void* context, index_t items) {
-    if (items <= 1 || size() <= 1 || inside_loop()) {
-      task(context, 0, 1);
-      return;
-    }
+    const auto alone = [=] {
+      for (index_t i = 0; i < items; ++i) task(context, i);
+    };
+    if (items <= 1 || size() <= 1 || inside_loop()) return alone();
     // A reference of our own: fork() in another thread may replace shared_.
     const std::shared_ptr<Shared> shared = shared_;
     std::unique_lock<std::mutex> owner(shared->owner, std::try_to_lock);
-    if (!owner.owns_lock()) {
-      task(context, 0, 1);
-      return;
-    }
+    if (!owner.owns_lock()) return alone();
     const int threads = size();  // read once the pool is ours: a resize may have come before us
     const int shares = static_cast<int>(items < threads ? items : threads);
-    if (shares <= 1) {
-      task(context, 0, 1);
-      return;
-    }
+    if (shares <= 1) return alone();
     start(threads);
     Shared& s = *shared;
     s.task = task;
     s.context = context;
+    s.items = items;
     s.count = shares;
     s.remaining.store(shares - 1, std::memory_order_relaxed);
+    for (int share = 0; share < shares; ++share)
+      s.share(share).next.store(share + index_t{shares}, std::memory_order_relaxed);
     const std::uint64_t loop = announce(s, shares);
-    run_share(s, 0, nullptr);
-    run_shares(s, loop, 1, shares);
+    take_part(s, loop, 0, shares);
     const auto done = [&s] { return s.remaining.load(std::memory_order_acquire) == 0; };
     if (!spin(s, done))
       while (!done()) std::this_thread::yield();
-    if (s.failed.load(std::memory_order_relaxed)) rethrow(s);
+    if (s.lowest_bad.load(std::memory_order_relaxed) != kNone) rethrow(s);
   }
 
  private:
@@ -146,10 +147,12 @@ class ThreadPool {
   /// Cores hand lines of memory to each other: what they fight for lies apart from what they keep.
   static constexpr std::size_t kLine = 64;
 
+  static constexpr index_t kNone = std::numeric_limits<index_t>::max();
+
   struct Share {
     alignas(kLine) std::atomic<std::uint64_t> begun{0};  // the last loop that had a taker for it
-    alignas(kLine) std::exception_ptr error;
-    ShareStorage storage;
+    std::atomic<index_t> next{0};  // index of the share; the first one is the taker's, without it
+    alignas(kLine) ShareStorage storage;
   };
 
   struct Shared {
@@ -157,12 +160,17 @@ class ThreadPool {
     alignas(kLine) std::atomic<std::uint64_t> generation{0};  // number of the loop, 16 bits: shares
     Task task = nullptr;
     void* context = nullptr;
+    index_t items = 0;
     int count = 0;  // of the loop's shares
     std::atomic<bool> stopping{false};
     std::atomic<bool> crowded{false};  // more threads than cores: who spins is in another's way
-    alignas(kLine) std::atomic<int> remaining{0};
-    std::atomic<bool> failed{false};
+    alignas(kLine) std::atomic<int> remaining{0};  // shares whose takers still take part
+    std::atomic<index_t> lowest_bad{kNone};        // of the indices that threw
+    std::mutex errors;
+    std::exception_ptr error;  // its exception
     std::deque<Share> shares;
+
+    Share& share(int t) { return shares[static_cast<std::size_t>(t)]; }
   };
 
   ThreadPool() : shared_(std::make_shared<Shared>()), size_(default_size()) {}
@@ -239,39 +247,54 @@ class ThreadPool {
            share.begun.compare_exchange_strong(last, loop, std::memory_order_relaxed);
   }
 
-  static void run_share(Shared& s, int share, ShareStorage* storage) {
+  /// Share `own` unless somebody else has begun it, then those that nobody has, then what is left
+  /// of the others. As long as this thread counts for a share the loop is not over, so its fields
+  /// are there to be read: it does until there is nothing left to take.
+  static void take_part(Shared& s, std::uint64_t loop, int own, int shares) {
+    int taken = 0;
     inside_loop() = true;
-    ShareStorage::of_share() = storage;
-    try {
-      s.task(s.context, share, s.count);
-    } catch (...) {
-      s.shares[static_cast<std::size_t>(share)].error = std::current_exception();
-      s.failed.store(true, std::memory_order_relaxed);
+    for (int i = 0; i < shares; ++i) {
+      const int t = (own + i) % shares;
+      const bool mine = t == 0 ? own == 0 : take(s.share(t), loop);  // share 0 is the caller's
+      if (!mine) continue;
+      if (t != 0) {
+        ++taken;
+        ShareStorage::of_share() = &s.share(t).storage;
+      }
+      run_index(s, t);
+      run_rest(s, t);
     }
+    if (own == 0 || taken > 0)
+      for (int i = 1; i < shares; ++i) run_rest(s, (own + i) % shares);
     ShareStorage::of_share() = nullptr;
     inside_loop() = false;
+    if (taken > 0) s.remaining.fetch_sub(taken, std::memory_order_acq_rel);
   }
 
-  /// Shares 1, 2, ... of a loop that nobody has begun, from `first` on. A loop that still has one
-  /// is not over, so its fields are there to be read.
-  static void run_shares(Shared& s, std::uint64_t loop, int first, int count) {
-    for (int i = 0; i < count - 1; ++i) {
-      const int share = 1 + (first - 1 + i) % (count - 1);
-      Share& state = s.shares[static_cast<std::size_t>(share)];
-      if (!take(state, loop)) continue;
-      run_share(s, share, &state.storage);
-      s.remaining.fetch_sub(1, std::memory_order_acq_rel);
+  /// Indices of a share, as long as there are any, whoever else takes some.
+  static void run_rest(Shared& s, int share) {
+    std::atomic<index_t>& next = s.share(share).next;
+    while (next.load(std::memory_order_relaxed) < s.items) {
+      const index_t i = next.fetch_add(s.count, std::memory_order_relaxed);
+      if (i < s.items) run_index(s, i);
+    }
+  }
+
+  static void run_index(Shared& s, index_t i) {
+    if (i > s.lowest_bad.load(std::memory_order_relaxed)) return;
+    try {
+      s.task(s.context, i);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(s.errors);
+      if (i > s.lowest_bad.load(std::memory_order_relaxed)) return;
+      s.lowest_bad.store(i, std::memory_order_relaxed);
+      s.error = std::current_exception();
     }
   }
 
   [[noreturn]] static void rethrow(Shared& s) {
-    s.failed.store(false, std::memory_order_relaxed);
-    std::exception_ptr first;
-    for (Share& share : s.shares) {
-      const std::exception_ptr error = std::exchange(share.error, nullptr);
-      if (!first) first = error;
-    }
-    std::rethrow_exception(first);
+    s.lowest_bad.store(kNone, std::memory_order_relaxed);
+    std::rethrow_exception(std::exchange(s.error, nullptr));
   }
 
   void start(int threads) {
@@ -318,7 +341,7 @@ class ThreadPool {
       seen = now;
       if (s.stopping.load(std::memory_order_acquire)) return;
       const int shares = static_cast<int>(now & 0xFFFF);
-      if (worker < shares) run_shares(s, now >> 16, worker, shares);
+      if (worker < shares) take_part(s, now >> 16, worker, shares);
     }
   }
 
@@ -348,16 +371,9 @@ void parallel_for(index_t n, F&& f) {
     f(index_t{0});
     return;
   }
-  struct Context {
-    std::remove_reference_t<F>* f;
-    index_t n;
-  } context{&f, n};
   detail::ThreadPool::instance().run(
-      [](void* opaque, int share, int shares) {
-        const Context& c = *static_cast<const Context*>(opaque);
-        for (index_t i = share; i < c.n; i += shares) (*c.f)(i);
-      },
-      &context, n);
+      [](void* context, index_t i) { (*static_cast<std::remove_reference_t<F>*>(context))(i); },
+      const_cast<void*>(static_cast<const void*>(std::addressof(f))), n);
 }
 
 }  // namespace rapt
