@@ -15,7 +15,8 @@
 // partial tile is computed whole and hidden, P V between the first and the last key that some row
 // sees. Of a tile with values that are not finite, rows are summed pair by pair.
 //
-// Source: as cpu/attention_block.hpp and cpu/float_parts.hpp.
+// Sources: the online softmax of Milakov, Gimelshein 2018, arXiv:1805.02867; the parts of Henry,
+// Tang, Heinecke 2019 (cpu/float_parts.hpp).
 #pragma once
 
 #include <algorithm>
